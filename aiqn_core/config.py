@@ -1,0 +1,310 @@
+"""Settings of one training, checked once where they enter. Standard library only."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+KAPPA = 0.002  # half a grey level in [0, 1] units, the paper's choice (appendix, "Hyperparameter Tuning")
+
+
+class Problem(NamedTuple):
+    """One mistake in a mapping: the dotted path of the key, and what was seen, what is valid."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(ValueError):
+    """All mistakes of one configuration at once."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(map(str, problems)))
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number; `above` excludes its end, `low` and `high` include theirs."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and self.above < value < self.below
+
+    def __str__(self) -> str:
+        ends = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
+        return " and ".join(f"{sign} {end:g}" for sign, end in ends if math.isfinite(end))
+
+
+Count = Annotated[int, Range(low=1)]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(low=0)]
+Fraction = Annotated[float, Range(low=0, below=1)]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images. `path` is the folder of prepared data, for names that are not bundled."""
+
+    name: str = "digits"
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Gated PixelCNN trunk with one of two heads (paper section 4; sizes in its appendix)."""
+
+    name: Literal["pixelcnn", "pixeliqn"] = "pixeliqn"
+    layers: Count = 4
+    planes: Annotated[int, Range(low=3)] = 32  # at least one plane for each colour
+    kernel: Annotated[int, Range(low=3)] = 5
+    skip_planes: Annotated[int, Range(low=3)] = 128
+    out_hidden: Annotated[int, Range(low=0)] = 0
+    tau_mode: Literal["causal", "local", "paper"] = "causal"
+    conditional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0:
+            raise ConfigError([Problem("kernel", f"saw {self.kernel}, expected an odd integer")])
+
+    @classmethod
+    def preset(cls, size: str, *, name: Literal["pixelcnn", "pixeliqn"], **changes: Any) -> Self:
+        """The paper's two sizes: 15 blocks of 128 planes ("small"), 20 blocks of 256 planes ("large")."""
+        sizes = {"small": {"layers": 15, "planes": 128}, "large": {"layers": 20, "planes": 256}}
+        if size not in sizes:
+            raise ConfigError([Problem("preset", one_of(size, sizes))])
+        return cls(**{"name": name, "kernel": 5, "skip_planes": 1024, **sizes[size], **changes})
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Huber threshold kappa of PixelIQN as a fraction of the pixel range; 0 is the plain quantile loss."""
+
+    kappa: NonNegative | None = None
+
+
+OPTIMIZER_DEFAULTS: dict[str, dict[str, float]] = {
+    "rmsprop": {"alpha": 0.99, "momentum": 0.0, "eps": 1e-8},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "sgd": {"momentum": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimiser by name with its own arguments; those of another optimiser are refused."""
+
+    name: Literal["rmsprop", "adam", "sgd"] = "adam"
+    lr: Positive = 1e-4
+    momentum: Fraction | None = None
+    alpha: Fraction | None = None
+    beta1: Fraction | None = None
+    beta2: Fraction | None = None
+    eps: Positive | None = None
+
+    def __post_init__(self) -> None:
+        own = OPTIMIZER_DEFAULTS[self.name]
+        for f in dataclasses.fields(self)[2:]:
+            value = getattr(self, f.name)
+            if value is not None and f.name not in own:
+                message = f"saw {value!r}, but {self.name} has no {f.name}; it has: lr, {', '.join(own)}"
+                raise ConfigError([Problem(f.name, message)])
+            if value is None and f.name in own:
+                object.__setattr__(self, f.name, own[f.name])  # so that the recorded configuration is complete
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over steps: constant, or `lr * factors[i]` from step `boundaries[i]` on.
+
+    Without boundaries, decay keeps the proportions of the paper's 300K-step regime
+    (1e-4 for 120K, 3e-5 for 60K, 1e-5 after): 40 % and 60 % of the steps.
+    """
+
+    name: Literal["constant", "decay"] = "constant"
+    boundaries: tuple[Annotated[int, Range(low=1)], ...] | None = None
+    factors: tuple[Positive, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name == "constant":
+            for key in ("boundaries", "factors"):
+                if getattr(self, key) is not None:
+                    raise ConfigError([Problem(key, f"saw {getattr(self, key)!r}, but a constant schedule has none")])
+            return
+        if self.factors is None:
+            object.__setattr__(self, "factors", (0.3, 0.1))
+        if self.boundaries is not None and self.factors is not None:
+            if len(self.boundaries) != len(self.factors):
+                message = f"saw {len(self.factors)} factors for {len(self.boundaries)} boundaries, expected one for each"
+                raise ConfigError([Problem("factors", message)])
+            if list(self.boundaries) != sorted(set(self.boundaries)):
+                raise ConfigError([Problem("boundaries", f"saw {list(self.boundaries)}, expected increasing steps")])
+        elif self.factors is not None and len(self.factors) != 2:
+            raise ConfigError([Problem("boundaries", f"missing; {len(self.factors)} factors need as many boundaries")])
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The training loop: steps, images per step, averaging of the weights."""
+
+    steps: Count = 1000
+    batch_size: Count = 32
+    ema_decay: Fraction = 0.9999
+    ema_warmup: bool = True
+    clip_norm: Positive | None = None
+    log_every: Count | None = None  # None: about a hundred points over the training
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """When and how samples are scored. `size` is the side in pixels the feature extractor sees."""
+
+    every: Count = 1000
+    samples: Annotated[int, Range(low=2)] = 512
+    features: Literal["lite0"] = "lite0"
+    size: Annotated[int, Range(low=32)] = 128
+    reference: Annotated[int, Range(low=2)] = 10_000
+    splits: Count = 10
+    initial: bool = False  # also score the untrained model, at step 0
+    seed: int = 0  # of tau and labels: the same for all trials, so that rankings share their sampling noise
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the numbers of one training."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: LoopConfig = field(default_factory=LoopConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model.name == "pixelcnn" and self.loss.kappa is not None:
+            message = f"saw {self.loss.kappa!r}, but pixelcnn is trained by likelihood and has no kappa"
+            raise ConfigError([Problem("loss.kappa", message)])
+        if self.model.name == "pixeliqn" and self.loss.kappa is None:
+            object.__setattr__(self, "loss", LossConfig(kappa=KAPPA))
+        if self.evaluate.samples < self.evaluate.splits:
+            message = f"saw {self.evaluate.splits}, expected at most evaluate.samples = {self.evaluate.samples}"
+            raise ConfigError([Problem("evaluate.splits", message)])
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
+        """The configuration of a nested mapping; raises ConfigError with every unknown key and bad value."""
+        return parse(cls, mapping)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A nested dictionary of plain JSON values; `from_dict` gives the same configuration back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def config_hash(mapping: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a configuration."""
+    text = json.dumps(mapping, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def nearest(word: object, valid: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
+    """"did you mean ...?" where something is close, then all that is valid."""
+    names = [str(name) for name in valid]
+    close = difflib.get_close_matches(str(word), names, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"valid: {', '.join(names)}"
+
+
+def one_of(value: object, valid: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
+    """The message for a word that is not among the valid ones."""
+    return f"saw {value!r}; {nearest(value, valid)}"
+
+
+def parse(cls: type[T], mapping: object, path: str = "") -> T:
+    """An instance of a settings dataclass; raises ConfigError with all problems, each with its dotted path."""
+    problems: list[Problem] = []
+    value = _parse_section(cls, mapping, path, problems)
+    if problems:
+        raise ConfigError(problems)
+    return value
+
+
+def _parse_section(cls: Any, mapping: object, path: str, problems: list[Problem]) -> Any:
+    hints = get_type_hints(cls, include_extras=True)
+    if isinstance(mapping, str) and "name" in hints:
+        mapping = {"name": mapping}  # `schedule: decay` is short for `schedule: {name: decay}`
+    if not isinstance(mapping, Mapping):
+        problems.append(Problem(path, f"saw {mapping!r}, expected a mapping with keys among: {', '.join(hints)}"))
+        return None
+    before, values = len(problems), {}
+    for key, value in mapping.items():
+        if key not in hints:
+            problems.append(Problem(join(path, key), f"unknown key; {nearest(key, hints)}"))
+        else:
+            values[key] = _parse_value(hints[key], value, join(path, key), problems)
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**values)
+    except ConfigError as error:  # what only the whole section can tell
+        problems.extend(Problem(join(path, problem.path), problem.message) for problem in error.problems)
+        return None
+
+
+def _parse_value(hint: Any, value: object, path: str, problems: list[Problem]) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _parse_section(hint, value, path, problems)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _parse_value(next(arg for arg in args if arg is not type(None)), value, path, problems)
+    if origin is tuple:
+        if isinstance(value, (list, tuple)) and value:
+            return tuple(_parse_value(args[0], item, f"{path}[{i}]", problems) for i, item in enumerate(value))
+        problems.append(Problem(path, f"saw {value!r}, expected a list of {_kind(args[0])}"))
+    elif origin is Literal:
+        if value in args and isinstance(value, str):
+            return value
+        problems.append(Problem(path, one_of(value, args)))
+    else:
+        kind, bounds = (args[0], args[1]) if origin is Annotated else (hint, Range())
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is kind and (kind is not float or math.isfinite(value)) and (kind is str or value in bounds):
+            return value
+        problems.append(Problem(path, f"saw {value!r}, expected {_kind(hint)}"))
+    return None
+
+
+def _kind(hint: Any) -> str:
+    kind, bounds = (get_args(hint)[0], str(get_args(hint)[1])) if get_origin(hint) is Annotated else (hint, "")
+    name = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}[kind]
+    return f"{name} {bounds}".strip()
+
+
+def join(path: str, key: object) -> str:
+    """The dotted path of a key below `path`."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def dotted(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested mapping as (dotted path, value)."""
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, join(path, key))
+        else:
+            yield join(path, key), value
