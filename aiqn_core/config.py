@@ -148,7 +148,9 @@ class ScheduleConfig:
             object.__setattr__(self, "factors", (0.3, 0.1))
         if self.boundaries is not None and self.factors is not None:
             if len(self.boundaries) != len(self.factors):
-                message = f"saw {len(self.factors)} factors for {len(self.boundaries)} boundaries, expected one for each"
+                message = (
+                    f"saw {len(self.factors)} factors for {len(self.boundaries)} boundaries, expected one for each"
+                )
                 raise ConfigError([Problem("factors", message)])
             if list(self.boundaries) != sorted(set(self.boundaries)):
                 raise ConfigError([Problem("boundaries", f"saw {list(self.boundaries)}, expected increasing steps")])
@@ -222,7 +224,7 @@ def config_hash(mapping: Mapping[str, Any]) -> str:
 
 
 def nearest(word: object, valid: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
-    """"did you mean ...?" where something is close, then all that is valid."""
+    """ "did you mean ...?" where something is close, then all that is valid."""
     names = [str(name) for name in valid]
     close = difflib.get_close_matches(str(word), names, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + f"valid: {', '.join(names)}"
@@ -284,7 +286,7 @@ def _parse_value(hint: Any, value: object, path: str, problems: list[Problem]) -
         kind, bounds = (args[0], args[1]) if origin is Annotated else (hint, Range())
         if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is kind and (kind is not float or math.isfinite(value)) and (kind is str or value in bounds):
+        if type(value) is kind and (not isinstance(value, int | float) or (math.isfinite(value) and value in bounds)):
             return value
         problems.append(Problem(path, f"saw {value!r}, expected {_kind(hint)}"))
     return None

@@ -1,15 +1,15 @@
 """The run folder: its paths, formats, atomic writers and readers. Standard library only.
 
-    runs/<sweep>/
-      sweep.yaml      verbatim copy of the sweep file
-      sweep.json      the sweep as resolved (overrides, environment), read by the mirror and the report
-      study.journal   Optuna journal, the ledger of every trial
-      trials/<arm>-<stage>-<number>/   config.json  metrics.jsonl  status.json  checkpoint.pt  samples/<step>.png  log.txt
-      real.png        a grid of real images, to lay beside the samples
-      mlflow.db  artifacts/            default tracking store
-      mirror.json     what the MLflow mirror has sent, and how far it is behind
-      control/        requests from outside, polled by the driver
-      report/
+runs/<sweep>/
+  sweep.yaml      verbatim copy of the sweep file
+  sweep.json      the sweep as resolved (overrides, environment), read by the mirror and the report
+  study.journal   Optuna journal, the ledger of every trial
+  trials/<arm>-<stage>-<number>/   config.json  metrics.jsonl  status.json  checkpoint.pt  samples/<step>.png  log.txt
+  real.png        a grid of real images, to lay beside the samples
+  mlflow.db  artifacts/            default tracking store
+  mirror.json     what the MLflow mirror has sent, and how far it is behind
+  control/        requests from outside, polled by the driver
+  report/
 """
 
 import fcntl

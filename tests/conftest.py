@@ -1,0 +1,44 @@
+"""What several test files share: a trial recorded through the real writers, quiet libraries, a cache of their own."""
+
+import os
+
+import pytest
+
+from orchestrator.runs import FORMAT, RunFolder, write_bytes, write_json
+
+# Before anything imports ray or mlflow: nothing phones home from a test either.
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """Reference statistics of the tests stay out of the user's cache."""
+    os.environ["AIQN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def record_trial():
+    """Writes a trial as its process would."""
+
+    def write(run: RunFolder, trial: str, state: str = "completed", steps=(2, 4), images=(), **status):
+        folder = run.trial(trial)
+        folder.path.mkdir(parents=True)
+        arm = trial.split("-", maxsplit=1)[0]
+        config = {
+            "model": {"name": arm},
+            "optimizer": {"name": "adam", "lr": 0.1},
+            "train": {"steps": max(steps, default=4)},
+        }
+        provenance = {"config_hash": "abc", "git": {"commit": "f00", "dirty": False}, "versions": {}, "device": "CPU"}
+        content = {"format": FORMAT, "config": config, "params": {"optimizer.lr": 0.1}, "seed": 5, "source": None}
+        write_json(folder.config, {**content, "provenance": provenance})
+        folder.append_metrics(
+            [{"step": step, "time": 1000.0 + step, "loss": 1 / step, "fd_lite0": 100 / step} for step in steps]
+        )
+        for step, png in images:
+            write_bytes(folder.samples(step), png)
+        folder.update_status(state=state, attempts=1, started=1000.0, **status)
+        return folder
+
+    return write

@@ -1,0 +1,115 @@
+import json
+
+import pytest
+
+from aiqn_core.config import (
+    ConfigError,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+    config_hash,
+    dotted,
+)
+
+
+def problems(mapping):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_dict(mapping)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_configuration_survives_json():
+    mapping = {
+        "model": {"name": "pixelcnn", "layers": 7},
+        "optimizer": {"name": "rmsprop", "lr": 1},
+        "schedule": {"name": "decay", "boundaries": [5, 11], "factors": [0.5, 0.25]},
+        "train": {"steps": 13},
+        "seed": 3,
+    }
+    config = TrainConfig.from_dict(mapping)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.optimizer.lr == 1.0
+    assert config.schedule.boundaries == (5, 11)
+
+
+def test_every_mistake_is_named_at_once_with_what_is_valid():
+    found = problems(
+        {
+            "optimiser": {},
+            "optimizer": {"name": "adm", "lr": -1},
+            "train": {"steps": True, "batch_size": "many"},
+            "model": 3,
+            "loss": {"kappa": float("nan")},
+        }
+    )
+    assert len(found) == 7
+    assert found[0].startswith("optimiser: unknown key; did you mean 'optimizer'? valid: data, model,")
+    assert found[1] == "optimizer.name: saw 'adm'; did you mean 'adam'? valid: rmsprop, adam, sgd"
+    assert found[2] == "optimizer.lr: saw -1.0, expected a number > 0"
+    assert found[3] == "train.steps: saw True, expected an integer >= 1"
+    assert found[4] == "train.batch_size: saw 'many', expected an integer >= 1"
+    assert "expected a mapping" in found[5]
+    assert found[6] == "loss.kappa: saw nan, expected a number >= 0"
+
+
+@pytest.mark.parametrize(
+    ("mapping", "path"),
+    [
+        ({"model": {"kernel": 4}}, "model.kernel"),
+        ({"optimizer": {"name": "adam", "momentum": 0.9}}, "optimizer.momentum"),
+        ({"schedule": {"name": "constant", "boundaries": [3]}}, "schedule.boundaries"),
+        ({"schedule": {"name": "decay", "boundaries": [5, 3]}}, "schedule.boundaries"),
+        ({"schedule": {"name": "decay", "boundaries": [5], "factors": [0.1, 0.2]}}, "schedule.factors"),
+        ({"schedule": {"name": "decay", "factors": [0.1, 0.2, 0.3]}}, "schedule.boundaries"),
+        ({"model": {"name": "pixelcnn"}, "loss": {"kappa": 0.1}}, "loss.kappa"),
+        ({"evaluate": {"samples": 5, "splits": 7}}, "evaluate.splits"),
+        ({"schedule": "decai"}, "schedule.name"),
+        ({"train": {"ema_decay": 1.0}}, "train.ema_decay"),
+        ({"data": {"name": 5}}, "data.name"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(mapping, path):
+    (problem,) = problems(mapping)
+    assert problem.startswith(f"{path}: ")
+
+
+def test_a_word_stands_for_a_section_with_that_name():
+    config = TrainConfig.from_dict({"schedule": "decay", "optimizer": "sgd"})
+    assert config.schedule == ScheduleConfig("decay")
+    assert config.optimizer == OptimizerConfig("sgd")
+
+
+def test_defaults_of_the_named_optimizer_are_recorded():
+    assert TrainConfig.from_dict({"optimizer": "rmsprop"}).to_dict()["optimizer"] == {
+        "name": "rmsprop",
+        "lr": 1e-4,
+        "momentum": 0.0,
+        "alpha": 0.99,
+        "beta1": None,
+        "beta2": None,
+        "eps": 1e-8,
+    }
+
+
+def test_kappa_is_completed_for_pixeliqn_only():
+    assert TrainConfig.from_dict({"model": "pixeliqn"}).loss.kappa == 0.002
+    assert TrainConfig.from_dict({"model": "pixeliqn", "loss": {"kappa": 0}}).loss.kappa == 0.0
+    assert TrainConfig.from_dict({"model": "pixelcnn"}).loss.kappa is None
+
+
+def test_presets_are_the_papers_sizes():
+    small, large = (ModelConfig.preset(size, name="pixelcnn") for size in ("small", "large"))
+    assert (small.layers, small.planes, small.kernel, small.skip_planes) == (15, 128, 5, 1024)
+    assert (large.layers, large.planes, large.kernel, large.skip_planes) == (20, 256, 5, 1024)
+    with pytest.raises(ConfigError, match="'smal'; did you mean 'small'"):
+        ModelConfig.preset("smal", name="pixelcnn")
+
+
+def test_the_hash_names_the_values_and_not_their_order():
+    assert config_hash({"a": 1, "b": {"c": 2, "d": 3}}) == config_hash({"b": {"d": 3, "c": 2}, "a": 1})
+    assert config_hash({"a": 1}) != config_hash({"a": 2})
+
+
+def test_dotted_lists_the_leaves():
+    assert dict(dotted({"a": {"b": {"c": 5}, "d": 7}, "e": 11})) == {"a.b.c": 5, "a.d": 7, "e": 11}

@@ -1,0 +1,136 @@
+"""The mirror against real stores: SQLite in the run folder, and a real server that is away at first."""
+
+import io
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orchestrator.runs import FORMAT, RunFolder, load_runs, read_json, write_json
+from orchestrator.tracking import Mirror, default_uri, mirroring
+
+mlflow = pytest.importorskip("mlflow")
+
+
+def png(size, value):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((size, size), value, dtype=np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def run(tmp_path, record_trial):
+    folder = RunFolder(tmp_path / "study")
+    sweep = {"tracking": {"uri": None}}
+    head = {"format": FORMAT, "id": "0123", "name": "study", "created": 900.0, "finished": False}
+    write_json(folder.sweep_json, {**head, "sweep": sweep})
+    folder.sweep_yaml.write_text("name: study\n")
+    record_trial(folder, "pixelcnn-search-0", steps=(2, 4, 6), images=[(4, png(7, 5)), (6, png(7, 9))])
+    record_trial(folder, "pixelcnn-search-1", state="pruned", steps=(2,))
+    record_trial(folder, "pixeliqn-search-0", state="failed", cause="OSError", steps=())
+    record_trial(folder, "pixeliqn-final-0", state="running", steps=(2, 4))
+    return folder
+
+
+def children(client, experiment):
+    runs = client.search_runs([experiment], "tags.trial != ''")
+    return {run.data.tags["trial"]: run for run in runs}
+
+
+def points(client, run, metric="fd_lite0"):
+    return [(point.step, point.value, point.timestamp) for point in client.get_metric_history(run.info.run_id, metric)]
+
+
+def check_equal(client, run):
+    """Every number of the run folder is in the store, once, and nothing else is."""
+    experiment = client.get_experiment_by_name("study").experiment_id
+    mirrored = children(client, experiment)
+    recorded = {item.id: item for item in load_runs(run.path)}
+    assert mirrored.keys() == recorded.keys()
+    assert len(client.search_runs([experiment])) == len(recorded) + 1  # and the parent
+    for trial, item in recorded.items():
+        expected = [(r["step"], r["fd_lite0"], int(r["time"] * 1000)) for r in item.history]
+        assert points(client, mirrored[trial]) == expected
+    return mirrored
+
+
+def test_the_store_mirrors_the_run_folder(run, record_trial):
+    client = mlflow.MlflowClient(default_uri(run))
+    Mirror(run, client).sync(load_runs(run.path))
+    mirrored = check_equal(client, run)
+    statuses = {trial: (item.info.status, item.data.tags["state"]) for trial, item in mirrored.items()}
+    assert statuses == {
+        "pixelcnn-search-0": ("FINISHED", "completed"),
+        "pixelcnn-search-1": ("FINISHED", "pruned"),
+        "pixeliqn-search-0": ("FAILED", "failed"),
+        "pixeliqn-final-0": ("RUNNING", "running"),
+    }
+    tags, params = mirrored["pixeliqn-search-0"].data.tags, mirrored["pixeliqn-search-0"].data.params
+    assert (tags["sweep"], tags["arm"], tags["stage"], tags["cause"]) == ("study", "pixeliqn", "search", "OSError")
+    assert (tags["seed"], tags["config_hash"], tags["git_commit"]) == ("5", "abc", "f00")
+    assert params == {"model.name": "pixeliqn", "optimizer.name": "adam", "optimizer.lr": "0.1", "train.steps": "4"}
+    images = client.list_artifacts(mirrored["pixelcnn-search-0"].info.run_id, "images")
+    assert sorted(image.path.split("+")[2] for image in images if "compressed" not in image.path) == ["4", "6"]
+
+    # A new mirror, after a crash of the first: nothing twice, what is new is added, statuses follow.
+    run.trial("pixeliqn-final-0").append_metrics([{"step": 6, "time": 1006.5, "loss": 0.1, "fd_lite0": 7.0}])
+    run.trial("pixeliqn-final-0").update_status(state="completed")
+    record_trial(run, "pixeliqn-search-1", state="stopped")
+    again = Mirror(run, client)
+    again.sync(load_runs(run.path))
+    mirrored = check_equal(client, run)
+    assert mirrored["pixeliqn-final-0"].info.status == "FINISHED"
+    assert mirrored["pixeliqn-search-1"].info.status == "KILLED"
+    assert len(client.list_artifacts(mirrored["pixelcnn-search-0"].info.run_id, "images")) == len(images)
+    run.report.mkdir()
+    (run.report / "index.html").write_text("<p>report</p>")
+    again.finish()
+    parent = client.get_run(again.parent)
+    assert parent.info.status == "KILLED"  # the sweep did not reach its end
+    assert [file.path for file in client.list_artifacts(again.parent, "report")] == ["report/index.html"]
+
+
+def test_metrics_sent_twice_are_stored_once(run):
+    client = mlflow.MlflowClient(default_uri(run))
+    first = Mirror(run, client)
+    first.sync(load_runs(run.path))
+    for sent in first.sent.values():  # as if the process had died before it could note what it sent
+        sent.records, sent.state = 0, ""
+    first.sync(load_runs(run.path))
+    check_equal(client, run)
+
+
+def test_a_server_that_is_away_is_waited_for(run, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path)]
+    with mirroring(run, uri):
+        deadline = time.monotonic() + 60
+        while not (read_json(run.mirror) or {}).get("error"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert read_json(run.mirror)["records_behind"] == 6
+        with (tmp_path / "server.log").open("wb") as log:
+            server = subprocess.Popen([*command, *store], stdout=log, stderr=log, start_new_session=True)
+    try:
+        assert read_json(run.mirror)["error"] is None
+        check_equal(mlflow.MlflowClient(uri), run)
+    finally:
+        subprocess.run(["pkill", "-s", str(server.pid)], check=False)
+        server.wait(20)
+
+
+def test_the_mirror_process_ends_with_everything_sent(run):
+    with mirroring(run, None):
+        pass
+    client = mlflow.MlflowClient(default_uri(run))
+    check_equal(client, run)
+    state = read_json(run.mirror)
+    assert (state["records_behind"], state["error"], len(state["runs"])) == (0, None, 4)
