@@ -1,0 +1,162 @@
+"""The `aiqn` command: each command parses, calls one function and prints. Heavy imports happen inside."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.runs import Run
+    from orchestrator.sweep import Sweep
+
+DONE, TRIALS_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="aiqn",
+    help="Compare generative models, each tuned with the same budget, from one sweep file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
+
+
+@app.callback()
+def root() -> None:
+    """Compare generative models, each tuned with the same budget, from one sweep file."""
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file.")],
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are kept.")] = Path("runs"),
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and say what would be run.")] = False,
+) -> None:
+    """Start a sweep, or continue it: to resume, run the same command again.
+
+    Example: aiqn sweep sweeps/quickstart.yaml --set search.trials=2
+    """
+    with plain_errors():
+        from orchestrator.sweep import load_sweep
+
+        loaded = load_sweep(file, set_ or ())
+        if dry_run:
+            describe(loaded, runs)
+            return
+        from orchestrator.live import view_for
+        from orchestrator.search import run_sweep
+
+        finished = run_sweep(loaded, runs, view_for())
+        conclude(loaded, runs / loaded.name, finished)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write the tables, curves and the page of a run, finished or not.
+
+    Example: aiqn report runs/quickstart
+    """
+    with plain_errors():
+        from reports.html import write_report
+
+        print(write_report(run))
+
+
+@app.command()
+def status(run: RunArgument) -> None:
+    """Say where a run stands: trials by state for each arm, best so far, failures by cause, tracking lag.
+
+    Example: aiqn status runs/quickstart
+    """
+    with plain_errors():
+        from orchestrator.status import status_lines
+
+        print("\n".join(status_lines(run)))
+
+
+@app.command()
+def ui(
+    run: RunArgument,
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 5000,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Open the MLflow UI on a run's own store.
+
+    Example: aiqn ui runs/quickstart
+    """
+    with plain_errors():
+        from orchestrator.tracking import serve
+
+        serve(run, host, port)
+
+
+def describe(loaded: "Sweep", runs: Path) -> None:
+    """Print what a sweep would run."""
+    print(f"{loaded.name}: {loaded.question}")
+    print(f"run folder  {runs / loaded.name}")
+    for arm in loaded.arms.values():
+        steps = arm.base["train"]["steps"]
+        print(f"{arm.name}  {loaded.search.trials} search trials of {steps} steps", end="")
+        if loaded.final is not None:
+            finals = loaded.final.top * len(loaded.final.seeds)
+            print(f", then {finals} finals of {loaded.final.steps} steps", end="")
+        print()
+    print("Nothing was run (--dry-run).")
+
+
+def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
+    """Print the comparison table and where the page is; exit with what became of the sweep."""
+    from orchestrator.runs import RunFolder, read_json
+
+    table = folder / "report" / "comparison.md"
+    if table.exists():
+        print(f"\n{loaded.question}\n\n{table.read_text()}")
+    print(f"report  {folder / 'report' / 'index.html'}")
+    print(f"MLflow  aiqn ui {folder}")
+    mirror = read_json(RunFolder(folder).mirror) or {}
+    if mirror.get("error"):
+        print(f"MLflow is behind ({mirror['error']}); run the same command again to catch up.", file=sys.stderr)
+    if not RunFolder(folder).read_sweep()["finished"]:
+        print("Stopped before the end; run the same command again to continue.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    failed = [run for run in runs if run.state == "failed"]
+    for run in failed:
+        print(
+            f"{run.id} failed: {run.cause}: {run.status.get('message')}  log: {run.status.get('log')}", file=sys.stderr
+        )
+    raise typer.Exit(TRIALS_FAILED if failed else DONE)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What the user did wrong is one or more plain lines and exit code 2; a traceback is a bug."""
+    from orchestrator.runs import RunFolderError
+
+    try:
+        yield
+    except RunFolderError as error:
+        print(error, file=sys.stderr)
+    except Exception as error:
+        from orchestrator.sweep import SweepError
+
+        if not isinstance(error, SweepError):
+            raise
+        print(error, file=sys.stderr)
+    else:
+        return
+    raise typer.Exit(WRONG_INPUT)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

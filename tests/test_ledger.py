@@ -1,0 +1,263 @@
+"""The ledger over a real journal, with workers that only write what a trial would have measured."""
+
+import itertools
+
+import optuna
+import pytest
+
+from orchestrator.ledger import Ledger, repair, told
+from orchestrator.runs import FORMAT, RunFolder, write_json
+from orchestrator.sweep import load_sweep
+
+SWEEP = """
+name: study
+train: {steps: 6, batch_size: 5}
+evaluate: {every: 2, samples: 20}
+search: {trials: 5, sampler: SAMPLER, pruner: PRUNER, objective: {metric: fd_lite0, direction: minimize}, seed: 3}
+arms:
+  pixelcnn:
+    model: {name: pixelcnn}
+    space:
+      optimizer.name: [adam, rmsprop]
+      optimizer.lr: {low: 1.0e-4, high: 1.0e-1, log: true}
+  pixeliqn:
+    model: {name: pixeliqn}
+    space:
+      optimizer.name:
+        adam: {optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}}
+        sgd: {optimizer.lr: {low: 1.0e-2, high: 1.0, log: true}, optimizer.momentum: {low: 0.0, high: 0.99}}
+      loss.kappa: [0.0, 0.002]
+final: {top: 2, seeds: [0, 1, 7], steps: 8, evaluate: {every: 4}}
+"""
+
+
+@pytest.fixture
+def open_ledger(tmp_path):
+    def open_(sampler="random", pruner="none", text=SWEEP):
+        path = tmp_path / "study.yaml"
+        path.write_text(text.replace("SAMPLER", sampler).replace("PRUNER", pruner))
+        run = RunFolder(tmp_path / "runs" / "study")
+        run.path.mkdir(parents=True, exist_ok=True)
+        return Ledger(run, load_sweep(path))
+
+    return open_
+
+
+def score(assignment, step):
+    """A made-up curve: better with steps, best at a learning rate of 0.01."""
+    lr = assignment.config["optimizer"]["lr"]
+    return 100 / step + abs(lr - 0.01) * 10 + assignment.seed % 7 / 100
+
+
+def start(ledger, assignment):
+    folder = ledger.run.trial(assignment.id)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    content = {"format": FORMAT, "config": assignment.config, "params": assignment.params, "seed": assignment.seed}
+    write_json(folder.config, {**content, "source": assignment.source, "provenance": {}})
+    folder.update_status(state="running", attempts=folder.read_status().get("attempts", 0) + 1)
+    return folder
+
+
+def work(ledger, assignment, until=None):
+    """Measure what a worker would and tell the ledger; True where it was pruned."""
+    folder, steps = start(ledger, assignment), assignment.config["train"]["steps"]
+    for step in range(
+        assignment.config["evaluate"]["every"], (until or steps) + 1, assignment.config["evaluate"]["every"]
+    ):
+        record = {"step": step, "time": float(step), "fd_lite0": score(assignment, step)}
+        if step not in {old["step"] for old in folder.read_history()}:
+            folder.append_metrics([record])
+        if ledger.report(assignment.id, record):
+            ledger.close(assignment.id, "pruned")
+            return True
+    if until is None:
+        folder.update_status(state="completed")
+        ledger.close(assignment.id)
+    return False
+
+
+def run_all(ledger):
+    order = []
+    while (assignment := ledger.next()) is not None:
+        order.append(assignment)
+        work(ledger, assignment)
+    return order
+
+
+def study(ledger, name):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(ledger.run.journal)))
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def test_every_arm_gets_its_trials_in_turn_then_its_finals(open_ledger):
+    ledger = open_ledger()
+    order = run_all(ledger)
+    search = [item for item in order if item.stage == "search"]
+    assert [item.arm for item in search[:6]] == ["pixelcnn", "pixeliqn"] * 3
+    assert sorted(item.id for item in search) == sorted(
+        f"{arm}-search-{n}" for arm in ledger.sweep.arms for n in range(5)
+    )
+    assert ledger.complete
+    assert ledger.next() is None
+    for arm in ledger.sweep.arms:
+        values = {item.number: score(item, 6) for item in search if item.arm == arm}
+        best = sorted(values, key=values.get)[:2]
+        finals = [item for item in order if item.stage == "final" and item.arm == arm]
+        assert [(item.source, item.seed) for item in finals] == list(itertools.product(best, (0, 1, 7)))
+        by_number = {item.number: item for item in search if item.arm == arm}
+        for final in finals:
+            assert final.params == by_number[final.source].params
+            assert final.config["train"]["steps"] == 8
+            assert final.config["evaluate"]["every"] == 4
+            assert final.config["seed"] == final.seed
+
+
+def test_the_journal_is_an_ordinary_optuna_study(open_ledger):
+    ledger = open_ledger()
+    order = run_all(ledger)
+    loaded = study(ledger, "pixelcnn/search")
+    assert [trial.state.name for trial in loaded.trials] == ["COMPLETE"] * 5
+    for item in order:
+        if (item.arm, item.stage) == ("pixelcnn", "search"):
+            trial = loaded.trials[item.number]
+            assert trial.value == score(item, 6)
+            assert trial.intermediate_values == {step: score(item, step) for step in (2, 4, 6)}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
+@pytest.mark.parametrize("crash_after", [1, 4, 9, 13])
+def test_a_driver_that_dies_loses_nothing_and_repeats_nothing(open_ledger, tmp_path, sampler, crash_after):
+    undisturbed = {item.id: (item.params, item.seed, item.source) for item in run_all(open_ledger(sampler))}
+    for path in sorted((tmp_path / "runs").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    ledger = open_ledger(sampler)
+    told_before = []
+    for _ in range(crash_after):
+        told_before.append(ledger.next())
+        work(ledger, told_before[-1])
+    in_flight = [item for item in (ledger.next(), ledger.next()) if item]
+    if in_flight:
+        work(ledger, in_flight[0], until=2)  # one had begun, one had not, and then the driver is killed
+    ledger = open_ledger(sampler)
+    assert not ledger.complete
+    again = run_all(ledger)
+    reissued = {item.id: item for item in again[: len(in_flight)]}
+    assert reissued == {item.id: item for item in in_flight}  # same number, parameters, seed and configuration
+    everything = told_before + again
+    assert len({item.id for item in everything}) == len(everything) == 2 * (5 + 6)
+    if sampler != "tpe":  # whose choices follow what was known when it chose
+        assert {item.id: (item.params, item.seed, item.source) for item in everything} == undisturbed
+    assert {trial.state.name for trial in study(ledger, "pixeliqn/search").trials} == {"COMPLETE"}
+
+
+def test_a_trial_that_ended_unseen_is_told_without_training_it_again(open_ledger):
+    ledger = open_ledger()
+    unseen, folder = ledger.next(), None
+    folder = start(ledger, unseen)
+    folder.append_metrics([{"step": step, "time": 1.0, "fd_lite0": score(unseen, step)} for step in (2, 4, 6)])
+    folder.update_status(state="completed")
+    ledger = open_ledger()
+    assert unseen.id not in {item.id for item in run_all(ledger)}
+    trial = study(ledger, "pixelcnn/search").trials[0]
+    assert (trial.state.name, trial.value) == ("COMPLETE", score(unseen, 6))
+
+
+def test_a_crash_between_asking_and_choosing_is_mended(open_ledger):
+    ledger = open_ledger()
+    ledger.studies["pixelcnn", "search"].ask()  # RUNNING, without parameters, and then the driver is killed
+    order = run_all(open_ledger())
+    assert order[0].id == "pixelcnn-search-0"
+    assert set(order[0].params) == {"optimizer.name", "optimizer.lr"}
+    assert len(order) == 22
+
+
+def test_the_pruner_stops_trials_and_its_memory_survives(open_ledger):
+    ledger = open_ledger(pruner="{name: median, n_startup_trials: 1, n_warmup_steps: 0}")
+    for _ in range(6):
+        work(ledger, ledger.next())
+    ledger = open_ledger(pruner="{name: median, n_startup_trials: 1, n_warmup_steps: 0}")
+    run_all(ledger)
+    states = [trial.state.name for arm in ("pixelcnn", "pixeliqn") for trial in study(ledger, f"{arm}/search").trials]
+    assert states.count("PRUNED") >= 2
+    assert all(trial.state.name == "COMPLETE" for trial in study(ledger, "pixelcnn/final").trials)
+    pruned = [
+        number for number, trial in enumerate(study(ledger, "pixelcnn/search").trials) if trial.state.name == "PRUNED"
+    ]
+    for number in pruned:
+        assert ledger.run.trial(f"pixelcnn-search-{number}").read_status()["state"] == "pruned"
+    assert not set(pruned) & {winner.number for winner in ledger.winners("pixelcnn")}
+
+
+def test_infrastructure_is_tried_again_and_then_given_up(open_ledger):
+    ledger = open_ledger()
+    trial = ledger.next()
+    for _ in range(ledger.sweep.resources.retries):
+        start(ledger, trial)
+        assert ledger.close(trial.id) == trial  # its process died: status still says running
+    start(ledger, trial)
+    assert ledger.close(trial.id) is None
+    status = ledger.run.trial(trial.id).read_status()
+    assert (status["state"], status["cause"], status["attempts"]) == ("failed", "process died", 3)
+    assert study(ledger, "pixelcnn/search").trials[0].state.name == "FAIL"
+    assert len(run_all(ledger)) == 21
+
+
+@pytest.mark.parametrize(
+    ("state", "cause", "value", "expected"),
+    [
+        ("completed", None, 5.0, "COMPLETE"),
+        ("pruned", None, None, "PRUNED"),
+        ("diverged", "not finite", None, "PRUNED"),
+        ("failed", "out of GPU memory", None, "PRUNED"),
+        ("failed", "process died", None, "FAIL"),
+        ("failed", "KeyError", None, "FAIL"),
+        ("stopped", None, None, "FAIL"),
+        ("completed", None, None, "FAIL"),
+    ],
+)
+def test_what_the_sampler_is_told(state, cause, value, expected):
+    assert told(state, cause, value).name == expected
+
+
+def test_a_diverged_trial_ends_in_the_journal_and_is_no_winner(open_ledger):
+    ledger = open_ledger()
+    bad = ledger.next()
+    start(ledger, bad).update_status(state="diverged", cause="not finite")
+    ledger.close(bad.id)
+    order = run_all(ledger)
+    assert ledger.states["pixelcnn", "search"] == {"completed": 4, "diverged": 1}
+    assert bad.number not in {item.source for item in order if item.arm == "pixelcnn"}
+    trial = study(ledger, "pixelcnn/search").trials[bad.number]
+    assert (trial.state.name, trial.value) == ("PRUNED", None)
+    assert trial.user_attrs["outcome"] == {"state": "diverged", "cause": "not finite", "attempts": 1}
+
+
+def test_a_larger_search_adds_trials(open_ledger):
+    run_all(open_ledger())
+    ledger = open_ledger(
+        text=SWEEP.replace("trials: 5", "trials: 7").replace("seeds: [0, 1, 7]", "seeds: [0, 1, 7, 8]")
+    )
+    order = run_all(ledger)
+    assert [item.id for item in order if item.stage == "search"] == [
+        f"{arm}-search-{number}" for number in (5, 6) for arm in ("pixelcnn", "pixeliqn")
+    ]
+    assert all(ledger.states[arm, "final"].total() >= 8 for arm in ledger.sweep.arms)
+
+
+@pytest.mark.parametrize("tail", [b'{"op_code": 4, "wor', b"\xff"])
+def test_a_torn_journal_is_mended(open_ledger, tail):
+    ledger = open_ledger()
+    work(ledger, ledger.next())
+    intact = ledger.run.journal.read_bytes()
+    ledger.run.journal.write_bytes(intact + tail)
+    (ledger.run.path / "study.journal.lock").symlink_to("study.journal")
+    repair(ledger.run.journal)
+    assert ledger.run.journal.read_bytes() == intact
+    assert len(run_all(open_ledger())) == 21
+
+
+def test_mlflow_runs_are_kept_beside_the_trials(open_ledger):
+    ledger = open_ledger()
+    ledger.remember_runs({"pixelcnn-search-0": "aa", "pixelcnn-search-11": "bb", "pixelcnn-final-0": "cc"})
+    assert study(ledger, "pixelcnn/search").user_attrs["mlflow_runs"] == {"0": "aa", "11": "bb"}
+    assert study(ledger, "pixelcnn/final").user_attrs["mlflow_runs"] == {"0": "cc"}
