@@ -185,8 +185,8 @@ class Ledger:
 
     def _sampler(self, arm: str, number: int, space: Space) -> optuna.samplers.BaseSampler:
         # A new sampler for each trial, seeded by its number: what it suggests follows from the journal alone.
-        seed = trial_seed(self.sweep.search.seed, f"{arm}/sampler", number)
-        return make_sampler(self.sweep.search.sampler, seed, space)
+        seed = trial_seed(self.sweep.search.seed, f"{arm}/sampler", 0)
+        return make_sampler(self.sweep.search.sampler, seed, space, number)
 
     def _search_complete(self, arm: str) -> bool:
         return self.states[arm, "search"].total() >= self.sweep.search.trials

@@ -62,6 +62,7 @@ def run_trial(
     """
     folder = run.trial(assignment.id)
     with folder.claim(), logged(folder) as log:
+        check_folder(folder, assignment)
         attempt = max(assignment.attempt, folder.read_status().get("attempts", 0) + 1)
         folder.update_status(
             state="running",
@@ -92,14 +93,15 @@ def _recorded(
     import torch
 
     from aiqn_core.data import encode_png, image_grid, load_data
-    from aiqn_core.training import GRID, train
+    from aiqn_core.training import GRID, protocol, train
 
     if threads is not None:
         torch.set_num_threads(threads)
     config = TrainConfig.from_dict(assignment.config)
-    write_config(folder, assignment, device())
+    data = load_data(config.data)
+    write_config(folder, assignment, device(), protocol(config, data))
     if not run.real.exists():
-        write_bytes(run.real, encode_png(image_grid(load_data(config.data).test[:GRID], 8)))
+        write_bytes(run.real, encode_png(image_grid(data.test[:GRID], 8)))
     log.info("attempt on %s with %s threads, configuration %s", device(), torch.get_num_threads(), assignment.config)
     recorded = {record["step"]: record for record in folder.read_history()}
     for progress in train(config, folder.path):
@@ -113,19 +115,32 @@ def _recorded(
         yield record
 
 
-def write_config(folder: TrialFolder, assignment: Assignment, device: str) -> None:
-    """Record what the trial was asked to do, once; raises RunFolderError where the folder holds something else."""
+def write_config(folder: TrialFolder, assignment: Assignment, device: str, protocol: dict[str, Any]) -> None:
+    """Record what the trial was asked to do, and on what it is done."""
     digest = config_hash(assignment.config)
-    before = read_json(folder.config)
-    if before is not None:
-        if before["provenance"]["config_hash"] != digest and not _extends(before["config"], assignment.config):
-            raise RunFolderError(f"{folder.path} holds a trial of another configuration; delete it or rename the sweep")
-        if before["provenance"]["config_hash"] == digest:
-            return
-    provenance = {"config_hash": digest, "git": git_state(), "versions": versions(), "device": device}
+    if (read_json(folder.config) or {}).get("provenance", {}).get("config_hash") == digest:
+        return  # the first attempt's provenance stays
+    provenance = {
+        "config_hash": digest,
+        "git": git_state(),
+        "versions": versions(),
+        "device": device,
+        "protocol": protocol,
+    }
     content = {"format": FORMAT, "trial": assignment.id, **asdict(assignment), "provenance": provenance}
     del content["attempt"]
     write_json(folder.config, content)
+
+
+def check_folder(folder: TrialFolder, assignment: Assignment) -> None:
+    """Raises RunFolderError where the folder holds a trial that this one does not continue."""
+    before = read_json(folder.config)
+    if (
+        before is not None
+        and before["config"] != assignment.config
+        and not _extends(before["config"], assignment.config)
+    ):
+        raise RunFolderError(f"{folder.path} holds a trial of another configuration; delete it or rename the sweep")
 
 
 def _extends(before: dict[str, Any], after: dict[str, Any]) -> bool:

@@ -1,0 +1,207 @@
+"""Gated PixelCNN and PixelIQN (section 4): one network, two heads. Both sample as x_i = icdf(x_<i, tau_i)."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from aiqn_core.config import KAPPA, ModelConfig
+from aiqn_core.layers import GatedBlock, MaskedConv, Streams, TauMode, colour_groups, convolve
+from aiqn_core.losses import categorical_nll, huber_quantile_loss
+
+LEVELS = 256
+
+
+def build_model(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int = 0) -> "PixelCNN | PixelIQN":
+    """The model of a configuration for images of shape (channel, height, width), with fresh weights.
+
+    `num_classes` is how many labels the data has; it is read only where `conditional` is true.
+    Raises ValueError for a shape that is not three positive integers, for `conditional` without classes and for fewer
+    planes than channels.
+    """
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"image_shape: saw {image_shape}, expected (channel, height, width), for example (3, 32, 32)")
+    if config.conditional and num_classes < 1:
+        raise ValueError(
+            f"conditional: saw true with {num_classes} classes; use data that has labels, or set conditional to false"
+        )
+    models: dict[str, type[PixelCNN | PixelIQN]] = {"pixelcnn": PixelCNN, "pixeliqn": PixelIQN}
+    return models[config.name](config, image_shape, num_classes if config.conditional else 0)
+
+
+class GatedNetwork(nn.Module):
+    """The gated blocks, skip connections into one wide layer, and the head; `outputs` values for each sub-pixel."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        image_shape: tuple[int, int, int],
+        *,
+        outputs: int,
+        tau_mode: TauMode | None,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.image_shape, self.outputs, self.num_classes = image_shape, outputs, num_classes
+        self.kernel, self.planes, self.tau_mode = config.kernel, config.planes, tau_mode
+        colours = image_shape[0]
+        image, colour = torch.arange(colours), colour_groups(config.planes, colours)
+        wide = colour_groups(config.skip_planes, colours)
+        self.blocks = nn.ModuleList(
+            GatedBlock(
+                colour if layer else image,
+                colour,
+                colours=colours,
+                kernel=config.kernel,
+                first=layer == 0,
+                tau_mode=tau_mode,
+                num_classes=num_classes,
+            )
+            for layer in range(config.layers)
+        )
+        # One 1×1 convolution of all blocks' features equals the sum of one for each block, without the partial sums.
+        self.skip = MaskedConv(colour.repeat(config.layers), wide, "upto")
+        self.hidden = nn.ModuleList(MaskedConv(wide, wide, "upto") for _ in range(config.out_hidden))
+        self.head = MaskedConv(wide, image.repeat_interleave(outputs), "upto", full_precision=True)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channel height width"],
+        tau: Float[Tensor, "batch channel height width"] | None = None,
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channel outputs height width"]:
+        """The outputs of all sub-pixels at once; x and tau in [0, 1].
+
+        Raises ValueError where a shape is wrong, or the label is missing or not expected.
+        """
+        self._check(x, tau, label)
+        v = 2 * x - 1
+        h = Streams(v, v if self.tau_mode == "local" else None)
+        tau = None if tau is None else 2 * tau - 1
+        features = []
+        for block in self.blocks:
+            v, h, gated = block(v, h, tau, label)
+            features.append(gated)
+        # The last skip reads h itself, of equal width: the last block's 1×1 would otherwise lead nowhere.
+        features[-1] = h
+        query = torch.cat([part.last for part in features], 1) if h.query is not None else None
+        out = convolve(self.skip, Streams(torch.cat([part.context for part in features], 1), query))
+        for layer in [*self.hidden, self.head]:
+            out = convolve(layer, out.map(torch.relu))
+        return out.last.reshape(len(x), self.image_shape[0], self.outputs, *x.shape[2:])
+
+    def _check(self, x: Tensor, tau: Tensor | None, label: Tensor | None) -> None:
+        if x.dim() != 4 or x.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"x: saw shape {tuple(x.shape)}, expected (batch, {', '.join(map(str, self.image_shape))})"
+            )
+        if tau is not None and tau.shape != x.shape:
+            raise ValueError(f"tau: saw shape {tuple(tau.shape)}, expected that of x, {tuple(x.shape)}")
+        if self.num_classes and label is None:
+            raise ValueError(f"label: missing; this model is conditional on {self.num_classes} classes")
+        if label is not None and not self.num_classes:
+            raise ValueError("label: seen, but this model is not conditional; leave it out or set conditional to true")
+        if label is not None and label.shape != x.shape[:1]:
+            raise ValueError(f"label: saw shape {tuple(label.shape)}, expected ({len(x)},), one for each image")
+
+
+class PixelCNN(nn.Module):
+    """Gated PixelCNN: the logits of 256 levels for each sub-pixel, trained by likelihood. It has no tau inside."""
+
+    output_shape = (LEVELS,)  # of one sub-pixel
+
+    def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int = 0) -> None:
+        super().__init__()
+        self.network = GatedNetwork(
+            config, image_shape, outputs=math.prod(self.output_shape), tau_mode=None, num_classes=num_classes
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch channel height width"], label: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch channel 256 height width"]:
+        """Logits of the level of each sub-pixel given those before it; x in [0, 1]."""
+        return self.network(x, None, label)
+
+    def loss(
+        self,
+        image: UInt8[Tensor, "batch channel height width"],
+        tau: Float[Tensor, "batch channel height width"] | None = None,
+        label: Int[Tensor, " batch"] | None = None,
+        kappa: float = KAPPA,
+    ) -> Float[Tensor, ""]:
+        """Mean nats per sub-pixel; tau and kappa are not used, so that both models are trained by one call."""
+        return categorical_nll(self(to_unit(image, self.network.head.weight.dtype), label), image).mean()
+
+    def icdf(
+        self, output: Float[Tensor, "batch channel 256 height width"], tau: Float[Tensor, "batch channel height width"]
+    ) -> UInt8[Tensor, "batch channel height width"]:
+        """The levels at tau of the distributions that `forward` gave."""
+        return softmax_icdf(output.movedim(2, -1), tau)
+
+
+class PixelIQN(nn.Module):
+    """PixelIQN: the tau-quantile of each sub-pixel, in units of [0, 1], trained by the Huber quantile loss."""
+
+    output_shape = ()  # of one sub-pixel
+
+    def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int = 0) -> None:
+        super().__init__()
+        self.network = GatedNetwork(
+            config, image_shape, outputs=math.prod(self.output_shape), tau_mode=config.tau_mode, num_classes=num_classes
+        )
+        assert self.network.head.bias is not None
+        nn.init.constant_(self.network.head.bias, 0.5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channel height width"],
+        tau: Float[Tensor, "batch channel height width"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Q(τ_i | x_<i) of each sub-pixel; x and tau in [0, 1]. Not clamped: a tail may lie outside."""
+        return self.network(x, tau, label).squeeze(2)
+
+    def loss(
+        self,
+        image: UInt8[Tensor, "batch channel height width"],
+        tau: Float[Tensor, "batch channel height width"] | None,
+        label: Int[Tensor, " batch"] | None = None,
+        kappa: float = KAPPA,
+    ) -> Float[Tensor, ""]:
+        """Mean Huber quantile loss per sub-pixel; tau must be drawn afresh, independent of the image.
+
+        kappa is a fraction of the pixel range. Raises ValueError where tau is missing.
+        """
+        if tau is None:
+            raise ValueError("tau: missing; draw it from U(0, 1) in the shape of the image, afresh at every step")
+        x = to_unit(image, self.network.head.weight.dtype)
+        return huber_quantile_loss(self(x, tau, label), x, tau.to(x.dtype), kappa).mean()
+
+    def icdf(
+        self, output: Float[Tensor, "batch channel height width"], tau: Float[Tensor, "batch channel height width"]
+    ) -> UInt8[Tensor, "batch channel height width"]:
+        """The levels nearest to the quantiles that `forward` gave at tau."""
+        return nearest_level(output)
+
+
+def to_unit(image: UInt8[Tensor, "*shape"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
+    """Levels 0..255 as values in [0, 1]."""
+    return image.to(dtype) / (LEVELS - 1)
+
+
+def nearest_level(value: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """The level nearest to a value in [0, 1]; values outside go to 0 or 255."""
+    # Rounded, not truncated: 0.9999 is 255. Contexts in training are on this grid, so those in sampling must be too.
+    return (value.clamp(0, 1) * (LEVELS - 1)).round().to(torch.uint8)
+
+
+def softmax_icdf(logits: Float[Tensor, "*shape levels"], tau: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """The smallest level whose cumulative probability exceeds tau; tau = 1 is the last level with any probability."""
+    weight = (logits - logits.amax(-1, keepdim=True)).exp().double()
+    cumulative = weight.cumsum(-1)
+    # Compare below the computed total rather than 1: rounding must not select a level that has no probability.
+    total = cumulative[..., -1]
+    threshold = torch.minimum(tau.double() * total, torch.nextafter(total, torch.zeros_like(total)))
+    return (cumulative <= threshold[..., None]).sum(-1).to(torch.uint8)

@@ -1,0 +1,350 @@
+"""The training loop: a generator that yields what it measured; its caller logs, saves and stops."""
+
+import contextlib
+import copy
+import functools
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from aiqn_core.config import EvaluateConfig, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from aiqn_core.data import ImageData, load_data
+from aiqn_core.features import Lite0
+from aiqn_core.losses import bits_per_dim
+from aiqn_core.metrics import cached_reference, evaluate_images
+from aiqn_core.models import PixelCNN, PixelIQN, build_model
+from aiqn_core.sampling import sample
+
+CHECKPOINT_FORMAT = 1
+GRID = 64  # images kept of each evaluation, always the first ones
+
+
+class DivergedError(ArithmeticError):
+    """The loss or a metric is no longer a finite number: the configuration's own fault, and a result."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint of another configuration or format."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What was measured at one step; `metrics` also holds the times in seconds."""
+
+    step: int
+    metrics: dict[str, float]
+    time: float  # unix time of the measurement, kept when it is told again after an interruption
+    samples: UInt8[Tensor, "image channel height width"] | None = None
+
+    def record(self) -> dict[str, float]:
+        return {"step": self.step, "time": self.time, **self.metrics}
+
+
+@dataclass
+class TrainState:
+    """All that a checkpoint holds. Batches and tau are functions of (seed, step), so no generator needs saving."""
+
+    model: PixelCNN | PixelIQN
+    ema: PixelCNN | PixelIQN
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    history: list[Progress] = field(default_factory=list)
+
+
+def train(config: TrainConfig, folder: Path | str | None = None) -> Iterator[Progress]:
+    """Train one model, yielding `Progress` at every logged step; scores are in it at evaluations.
+
+    With a folder, every evaluation is checkpointed before it is yielded, and a folder that holds a checkpoint is
+    continued: what was measured before is yielded again (same steps, numbers and times), then training goes on. On
+    one machine's CPU with one thread count an interrupted training ends bit-identical to one that was not.
+
+    Raises DivergedError on a loss or score that is not finite, CheckpointError on a checkpoint of another
+    configuration, ConfigError on data that cannot be loaded.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = load_data(config.data)
+    checkpoint = Path(folder) / "checkpoint.pt" if folder is not None else None
+    state = new_state(config, data, device)
+    if checkpoint is not None:
+        restore(checkpoint, state, config)
+        yield from state.history
+
+    images, labels = data.train.to(device), data.train_labels.to(device)
+    log_every = config.train.log_every or max(1, config.train.steps // 100)
+    losses: list[Tensor] = []
+    started = time.perf_counter()
+
+    def measured(scores: dict[str, float], samples: Tensor | None) -> Progress:
+        nonlocal started
+        state.seconds += time.perf_counter() - started
+        started = time.perf_counter()
+        metrics = {**mean_loss(losses, state.step), **scores}
+        losses.clear()
+        metrics |= {"seconds": state.seconds, "evaluate_seconds": state.evaluate_seconds}
+        state.history.append(Progress(state.step, metrics, time.time(), samples))
+        return state.history[-1]
+
+    def evaluated() -> Progress:
+        begin = time.perf_counter()
+        mean_loss(losses, state.step)  # a diverged model is not sampled from
+        scores, samples = evaluate(state.ema, config, data)
+        state.evaluate_seconds += time.perf_counter() - begin
+        progress = measured(scores, samples)
+        if checkpoint is not None:
+            save(checkpoint, state, config)
+        return progress
+
+    if config.evaluate.initial and not state.history:
+        yield evaluated()
+    while state.step < config.train.steps:
+        train_step(state, config, images, labels, losses)
+        if state.step % config.evaluate.every == 0 or state.step == config.train.steps:
+            yield evaluated()
+        elif state.step % log_every == 0:
+            yield measured({}, None)
+
+
+def train_step(
+    state: TrainState,
+    config: TrainConfig,
+    images: UInt8[Tensor, "image channel height width"],
+    labels: Int64[Tensor, " image"],
+    losses: list[Tensor],
+) -> None:
+    """One optimiser step on a random batch; appends the batch's loss (a scalar on the device) to `losses`."""
+    generator = torch.Generator(images.device).manual_seed(step_seed(config.seed, state.step))
+    size = config.train.batch_size
+    index = torch.randint(len(images), (size,), generator=generator, device=images.device)
+    batch = images[index]
+    tau = torch.rand(batch.shape, generator=generator, device=images.device)
+    label = labels[index] if config.model.conditional else None
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(config.optimizer.lr, config.schedule, state.step, config.train.steps)
+    loss = state.model.loss(batch, tau, label, config.loss.kappa)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if config.train.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.train.clip_norm)
+    state.optimizer.step()
+    update_ema(state.ema, state.model, ema_weight(config.train, state.step))
+    state.step += 1
+    losses.append(loss.detach())
+
+
+def mean_loss(losses: list[Tensor], step: int) -> dict[str, float]:
+    """The mean of the losses since the last measurement, if any; raises DivergedError where it is not finite."""
+    if not losses:
+        return {}
+    loss = float(torch.stack(losses).double().mean())
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss is {loss} between steps {step - len(losses)} and {step}")
+    return {"loss": loss}
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one step's random numbers (splitmix64), so that any step can be drawn without those before it."""
+    value = (seed * 0x9E3779B97F4A7C15 + (step + 1) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (value ^ (value >> 31)) & (2**63 - 1)
+
+
+def learning_rate(lr: float, schedule: ScheduleConfig, step: int, steps: int) -> float:
+    """The learning rate of one step (the first is 0) of `steps`."""
+    if schedule.name == "constant":
+        return lr
+    boundaries = schedule.boundaries or (round(0.4 * steps), round(0.6 * steps))
+    factors = (1.0, *(schedule.factors or ()))
+    return lr * factors[sum(step >= boundary for boundary in boundaries)]
+
+
+def build_optimizer(config: OptimizerConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """The optimiser by name; its arguments were completed by OptimizerConfig."""
+    own: dict[str, Any] = {key: value for key, value in vars(config).items() if value is not None}
+    del own["name"]
+    match config.name:
+        case "rmsprop":
+            return torch.optim.RMSprop(parameters, **own)
+        case "adam":
+            return torch.optim.Adam(parameters, betas=(own.pop("beta1"), own.pop("beta2")), **own)
+        case "sgd":
+            return torch.optim.SGD(parameters, **own)
+
+
+def ema_weight(config: LoopConfig, step: int) -> float:
+    """The decay of the averaged weights at one step, growing as (1 + t) / (10 + t) while that is the smaller."""
+    return min(config.ema_decay, (1 + step) / (10 + step)) if config.ema_warmup else config.ema_decay
+
+
+@torch.no_grad()
+def update_ema(ema: torch.nn.Module, model: torch.nn.Module, weight: float) -> None:
+    """ema <- weight * ema + (1 - weight) * model, for every parameter (Polyak & Juditsky; paper appendix)."""
+    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - weight)
+
+
+def evaluate(
+    model: PixelCNN | PixelIQN, config: TrainConfig, data: ImageData
+) -> tuple[dict[str, float], UInt8[Tensor, "image channel height width"]]:
+    """Scores of samples of the (averaged) model, and the first samples; the same tau and labels for every model.
+
+    Raises DivergedError where a score is not finite.
+    """
+    settings, device = config.evaluate, next(model.parameters()).device
+    tau, label = evaluation_draws(settings, data, config.model.conditional)
+    images = sample(
+        model, settings.samples, tau=tau.to(device), label=None if label is None else label.to(device)
+    ).cpu()
+    extractor = feature_extractor(settings)
+    reference = cached_reference(reference_images(settings, data), extractor)
+    scores = evaluate_images(images, reference, extractor, settings.splits) | {"samples": settings.samples}
+    if isinstance(model, PixelCNN):
+        scores["bits_per_dim"] = bits_per_dim(test_loss(model, config, data))
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"{name} of the samples is {value}")
+    return scores, images[:GRID]
+
+
+def evaluation_draws(
+    settings: EvaluateConfig, data: ImageData, conditional: bool
+) -> tuple[Float[Tensor, "image channel height width"], Int64[Tensor, " image"] | None]:
+    """The quantile levels, and uniform labels of a conditional model, drawn on the CPU: equal on all machines."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    tau = torch.rand((settings.samples, *data.shape), generator=generator)
+    label = torch.randint(data.num_classes, (settings.samples,), generator=generator) if conditional else None
+    return tau, label
+
+
+def reference_images(settings: EvaluateConfig, data: ImageData) -> UInt8[Tensor, "image channel height width"]:
+    """The training images that samples are compared with (paper appendix: 10,000 training data points)."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    return data.train[torch.randperm(len(data.train), generator=generator)[: settings.reference].sort().values]
+
+
+@torch.inference_mode()
+def test_loss(model: PixelCNN, config: TrainConfig, data: ImageData) -> float:
+    """Mean nats per sub-pixel of at most `evaluate.samples` test images."""
+    device, count = next(model.parameters()).device, min(len(data.test), config.evaluate.samples)
+    total = 0.0
+    for begin in range(0, count, 256):
+        batch = data.test[begin : min(begin + 256, count)].to(device)
+        label = data.test_labels[begin : begin + len(batch)].to(device) if config.model.conditional else None
+        total += len(batch) * float(model.loss(batch, None, label))
+    return total / count
+
+
+def protocol(config: TrainConfig, data: ImageData) -> dict[str, Any]:
+    """All that decides the scores besides the model, as plain JSON values: recorded with every training."""
+    settings = config.evaluate
+    return {
+        **feature_extractor(settings).describe(),
+        "samples": settings.samples,
+        "splits": settings.splits,
+        "reference": min(settings.reference, len(data.train)),
+        "data": f"{data.name} {data.checksum}",
+        "model_weights": "averaged",
+        "seed": settings.seed,
+    }
+
+
+@functools.lru_cache(maxsize=4)
+def _lite0(size: int) -> Lite0:
+    return Lite0(size)
+
+
+def feature_extractor(settings: EvaluateConfig) -> Lite0:
+    """The feature extractor of an evaluation; one process keeps it between trainings."""
+    return _lite0(settings.size)
+
+
+def new_state(config: TrainConfig, data: ImageData, device: torch.device) -> TrainState:
+    """Untrained weights drawn from the configuration's seed; leaves the global random state as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = build_model(config.model, data.shape, data.num_classes).to(device)
+    ema = copy.deepcopy(model).requires_grad_(False)
+    return TrainState(model, ema, build_optimizer(config.optimizer, list(model.parameters())))
+
+
+def save(path: Path, state: TrainState, config: TrainConfig) -> None:
+    """Replace the checkpoint; the one before stays as `checkpoint.previous.pt` until the new one was read back."""
+    content = {
+        "format": CHECKPOINT_FORMAT,
+        "config": config.to_dict(),
+        "model": state.model.state_dict(),
+        "ema": state.ema.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+        "seconds": state.seconds,
+        "evaluate_seconds": state.evaluate_seconds,
+        "history": [(progress.step, progress.metrics, progress.time) for progress in state.history],
+        "samples": state.history[-1].samples if state.history else None,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, previous = path.with_name(f".{path.name}.tmp"), previous_checkpoint(path)
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists():
+        path.replace(previous)
+    temporary.replace(path)
+    if read_checkpoint(path) is not None:
+        previous.unlink(missing_ok=True)
+
+
+def restore(path: Path, state: TrainState, config: TrainConfig) -> None:
+    """Continue from the newest checkpoint that can be read; without one, leave the state untrained.
+
+    Raises CheckpointError where it belongs to another configuration.
+    """
+    for candidate in (path, previous_checkpoint(path)):
+        content = read_checkpoint(candidate)
+        if content is None:
+            continue
+        if content["format"] != CHECKPOINT_FORMAT:
+            raise CheckpointError(f"{candidate}: saw format {content['format']}, expected {CHECKPOINT_FORMAT}")
+        if resumable(content["config"]) != resumable(config.to_dict()):
+            raise CheckpointError(f"{candidate} is of another configuration; choose another folder or delete it")
+        state.model.load_state_dict(content["model"])
+        state.ema.load_state_dict(content["ema"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.step, state.seconds = content["step"], content["seconds"]
+        state.evaluate_seconds = content["evaluate_seconds"]
+        state.history = [Progress(*past) for past in content["history"]]
+        if state.history:
+            last = state.history.pop()
+            state.history.append(Progress(last.step, last.metrics, last.time, content["samples"]))
+        return
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The content of a checkpoint on the CPU, or None where there is none or it is damaged."""
+    # torch.load raises many types on damaged bytes (RuntimeError, UnpicklingError, EOFError, KeyError, ...).
+    with contextlib.suppress(Exception):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    return None
+
+
+def previous_checkpoint(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def resumable(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that a checkpoint fixes: a longer training continues from it.
+
+    Not so where the schedule follows the number of steps: then a longer training differs from the start.
+    """
+    schedule = config["schedule"]
+    relative = schedule["name"] == "decay" and schedule["boundaries"] is None
+    return config | {"train": config["train"] | ({} if relative else {"steps": None})}

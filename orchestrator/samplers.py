@@ -1,0 +1,216 @@
+"""Optuna's samplers and pruners by name, with Optuna's own argument names."""
+
+import importlib.util
+import inspect
+import random
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optuna import pruners, samplers
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from aiqn_core.config import ConfigError, Problem, join, nearest, one_of
+from orchestrator.space import Space, grid
+
+
+class EveryCombination(BaseSampler):
+    """Each configuration of a finite space once, then each once more; what is taken is read from the study.
+
+    Not Optuna's GridSampler: that one multiplies branches which exclude each other, and stops the study from within
+    `tell`, which raises RuntimeError outside of `optimize`.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._grid = grid(space)
+        random.Random(0).shuffle(self._grid)  # noqa: S311 (not a secret; so that half a grid is spread over the space)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict:
+        return {}
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, _: BaseDistribution) -> Any:
+        # All trials of the storage, not of `study`, which under Hyperband is a view of one bracket.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        taken = [t.params for t in trials if t.number != trial.number and t.state != TrialState.FAIL]
+        possible = [point for point in self._grid if trial.params.items() <= point.items()]
+        return min(possible, key=taken.count)[param_name]
+
+
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
+    "random": samplers.RandomSampler,
+    "grid": EveryCombination,
+    "qmc": samplers.QMCSampler,
+    "tpe": samplers.TPESampler,
+    "gp": samplers.GPSampler,
+    "cmaes": samplers.CmaEsSampler,
+    "nsga2": samplers.NSGAIISampler,
+    "nsga3": samplers.NSGAIIISampler,
+}
+PRUNERS: dict[str, Callable[..., BasePruner]] = {
+    "none": pruners.NopPruner,
+    "median": pruners.MedianPruner,
+    "percentile": pruners.PercentilePruner,
+    "asha": pruners.SuccessiveHalvingPruner,
+    "successive_halving": pruners.SuccessiveHalvingPruner,
+    "hyperband": pruners.HyperbandPruner,
+    "patient": pruners.PatientPruner,
+    "threshold": pruners.ThresholdPruner,
+    "wilcoxon": pruners.WilcoxonPruner,
+}
+PACKAGES = {"qmc": "scipy", "gp": "scipy", "cmaes": "cmaes", "wilcoxon": "scipy"}  # that Optuna imports when used
+SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def make_sampler(settings: Mapping[str, Any], seed: int, space: Space, number: int = 0) -> BaseSampler:
+    """The Optuna sampler of `{name: ..., argument: ...}`; raises ConfigError with every problem.
+
+    `number` is that of the trial to be proposed: after a restart, a sampler with the seed of the first start would
+    draw the same random numbers and propose the same trials once more.
+    """
+    _raise(sampler_problems(settings))
+    name, arguments = _split(settings)
+    if name == "grid":
+        return EveryCombination(space)
+    mixed = random.Random(f"{seed}/{number}").getrandbits(31) if number else seed  # noqa: S311
+    if name == "qmc":  # its sequence goes on by itself and needs one seed; what it cannot place must differ
+        return _quietly(SAMPLERS[name], **arguments, seed=seed, independent_sampler=samplers.RandomSampler(mixed))
+    return _quietly(SAMPLERS[name], **arguments, seed=mixed)
+
+
+def make_pruner(settings: Mapping[str, Any], direction: str) -> BasePruner:
+    """The Optuna pruner of `{name: ..., argument: ...}`; raises ConfigError with every problem."""
+    _raise(pruner_problems(settings, direction))
+    name, arguments = _split(settings)
+    if name == "patient":
+        wrapped = arguments.pop("wrapped_pruner", None)
+        arguments["wrapped_pruner"] = None if wrapped is None else make_pruner(_named(wrapped), direction)
+    return _quietly(PRUNERS[name], **arguments)
+
+
+def sampler_problems(settings: Mapping[str, Any], path: str = "search.sampler") -> list[Problem]:
+    """What is wrong with the settings of a sampler."""
+    if "seed" in settings:
+        return [Problem(join(path, "seed"), f"saw {settings['seed']!r}, expected it as search.seed")]
+    return _problems(settings, path, SAMPLERS)
+
+
+def pruner_problems(settings: Mapping[str, Any], direction: str, path: str = "search.pruner") -> list[Problem]:
+    """What is wrong with the settings of a pruner for a study of this direction."""
+    wrapped = settings.get("wrapped_pruner") if settings.get("name") == "patient" else None
+    problems = _problems(settings, path, PRUNERS)
+    if wrapped is not None:
+        inner = join(path, "wrapped_pruner")
+        if not isinstance(wrapped, (str, Mapping)):
+            problems.append(Problem(inner, f"saw {wrapped!r}, expected the name of a pruner, or a mapping with name"))
+        else:
+            problems.extend(pruner_problems(_named(wrapped), direction, inner))
+    bounds = [key for key in ("lower", "upper") if settings.get(key) is not None]
+    good_side = "lower" if direction == "minimize" else "upper"
+    if settings.get("name") == "threshold" and bounds == [good_side] and not problems:
+        other = "upper" if good_side == "lower" else "lower"
+        message = f"saw {settings[good_side]!r}, which stops the best trials when we {direction}; expected {other}"
+        problems.append(Problem(join(path, good_side), message))
+    return problems
+
+
+def _problems(settings: Mapping[str, Any], path: str, known: Mapping[str, Callable[..., Any]]) -> list[Problem]:
+    name, arguments = _split(settings)
+    if "name" not in settings:
+        return [Problem(join(path, "name"), f"missing; valid: {', '.join(known)}")]
+    if not isinstance(name, str) or name not in known:
+        return [Problem(join(path, "name"), one_of(name, known))]
+    package = PACKAGES.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        message = f"saw {name!r}, which needs the package {package}; pip install {package}, or choose another"
+        return [Problem(join(path, "name"), message)]
+    valid = _parameters(known[name])
+    problems = [
+        Problem(join(path, key), _argument_problem(name, key, value, valid))
+        for key, value in arguments.items()
+        if key not in valid or not _fits(value, valid[key])
+    ]
+    missing = [key for key, p in valid.items() if p.default is p.empty and key not in arguments]
+    missing = [key for key in missing if key != "wrapped_pruner"]
+    problems += [Problem(join(path, key), f"missing; {name} needs {_kind(valid[key])}") for key in missing]
+    return problems or _construction_problems(known[name], name, arguments, path)
+
+
+def _construction_problems(make: Callable[..., Any], name: str, arguments: dict[str, Any], path: str) -> list[Problem]:
+    if name == "grid":
+        return []  # built from the space, which is checked where it is known
+    if name == "patient":
+        arguments = {**arguments, "wrapped_pruner": None}
+    try:
+        _quietly(make, **arguments)
+    except (ValueError, TypeError, OverflowError) as error:
+        shown = ", ".join(f"{key}: {value!r}" for key, value in arguments.items())
+        return [
+            Problem(path, f"saw {name} with {shown or 'no arguments'}; Optuna says: {' '.join(str(error).split())}")
+        ]
+    return []
+
+
+def _parameters(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The arguments a file can hold: those that are numbers, words or booleans."""
+    if make is EveryCombination:
+        return {}
+    parameters = inspect.signature(make).parameters
+    plain = {*SCALARS, "None"}
+    return {
+        key: parameter
+        for key, parameter in parameters.items()
+        if key == "wrapped_pruner" or (key != "seed" and _words(parameter) and _words(parameter) <= plain)
+    }
+
+
+def _words(parameter: inspect.Parameter) -> set[str]:
+    annotation = parameter.annotation
+    if annotation is parameter.empty or parameter.kind is parameter.VAR_KEYWORD:
+        return set()
+    return set(re.findall(r"[\w.\[\]]+", annotation if isinstance(annotation, str) else annotation.__name__))
+
+
+def _fits(value: Any, parameter: inspect.Parameter) -> bool:
+    if parameter.name == "wrapped_pruner":
+        return True  # a pruner of its own, checked as one
+    words = _words(parameter)
+    return ("None" in words and value is None) or any(type(value) in SCALARS[word] for word in words - {"None"})
+
+
+def _kind(parameter: inspect.Parameter) -> str:
+    names = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a word", "None": "null"}
+    return " or ".join(text for word, text in names.items() if word in _words(parameter))
+
+
+def _argument_problem(name: str, key: str, value: Any, valid: dict[str, inspect.Parameter]) -> str:
+    if key in valid:
+        return f"saw {value!r}, expected {_kind(valid[key])}"
+    return f"saw {value!r}, but {name} has no such argument; " + (nearest(key, list(valid)) if valid else "it has none")
+
+
+def _named(settings: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"name": settings} if isinstance(settings, str) else settings
+
+
+def _split(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return settings.get("name", ""), {key: value for key, value in settings.items() if key != "name"}
+
+
+def _quietly(make: Callable[..., Any], **arguments: Any) -> Any:
+    with warnings.catch_warnings():  # that an argument is experimental is known to who writes it in a file
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return make(**arguments)
+
+
+def _raise(problems: list[Problem]) -> None:
+    if problems:
+        raise ConfigError(problems)

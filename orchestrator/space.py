@@ -1,0 +1,426 @@
+"""The search space of an arm: from YAML to Optuna's suggest calls, and from chosen values to a configuration.
+
+A list is a choice; a mapping with `low` and `high` is a range; any other mapping is a choice whose values have a space
+of their own:
+
+    optimizer.name:
+      adam: {optimizer.lr: {low: 1e-4, high: 1e-2, log: true}}
+      sgd:  {optimizer.lr: {low: 1e-2, high: 1.0, log: true}, optimizer.momentum: {low: 0.0, high: 0.99}}
+"""
+
+import dataclasses
+import difflib
+import itertools
+import json
+import math
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+
+from aiqn_core.config import ConfigError, Problem, TrainConfig, join, nearest
+
+if TYPE_CHECKING:  # importing Optuna takes 0.4 s, and `aiqn --help` does not need it
+    from optuna.trial import BaseTrial
+
+SECTIONS = tuple(
+    name for name in get_type_hints(TrainConfig) if name != "seed"
+)  # seeds are given to trials, not chosen
+RULER = ("data", "evaluate")  # what all trials are measured by
+LARGEST_GRID = 10_000
+RANGE_KEYS = ("low", "high", "log", "step")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A range of numbers, both ends included; `where` is the place in the sweep file, `name` what Optuna calls it."""
+
+    path: str
+    where: str
+    name: str
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    integer: bool = False
+
+    def ends(self) -> list[float]:
+        return [self.low] if self.low == self.high else [self.low, self.high]
+
+    def points(self) -> list[float]:
+        """All values of a range with steps; raises ConfigError for one that is continuous or too long."""
+        step = self.step if self.step is not None else 1 if self.integer else None
+        if step is None:
+            message = f"saw a continuous range from {self.low:g} to {self.high:g}, expected a step or a list of values"
+            raise ConfigError([Problem(self.where, message)])
+        count = int((Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(step))) + 1
+        if count > LARGEST_GRID:
+            raise ConfigError([Problem(self.where, f"saw {count} values, expected at most {LARGEST_GRID} in a grid")])
+        kind = int if self.integer else float
+        return [kind(Decimal(str(self.low)) + i * Decimal(str(step))) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values, each with a space of its own (often empty)."""
+
+    path: str
+    where: str
+    name: str
+    values: tuple[Any, ...]
+    branches: tuple["Space", ...]
+
+    def encoded(self) -> list[Any]:
+        """The values as Optuna stores them: plain scalars as they are, others as JSON."""
+        return [_encode(value) for value in self.values]
+
+    def index(self, encoded: Any) -> int:
+        """The position of a stored value; raises ValueError for one that is none of them."""
+        for i, value in enumerate(self.encoded()):
+            if value == encoded and isinstance(value, bool) == isinstance(encoded, bool):
+                return i
+        raise ValueError(f"{self.name}: saw {encoded!r}, expected one of {self.encoded()}")
+
+
+@dataclass(frozen=True)
+class Space:
+    """What may vary between the trials of an arm."""
+
+    dimensions: tuple[Number | Choice, ...] = ()
+
+    @classmethod
+    def from_dict(cls, mapping: object, path: str = "space") -> "Space":
+        """The space of a mapping; raises ConfigError with every problem, its path below `path`."""
+        space, problems = parse_space(mapping, path)
+        if problems:
+            raise ConfigError(problems)
+        return space
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON in which the order of choices shows, since Optuna tells them apart by position."""
+        return {dimension.path: _dimension_dict(dimension) for dimension in self.dimensions}
+
+    def active(self, params: Mapping[str, Any]) -> Iterator[Number | Choice]:
+        """The dimensions that are open once `params` (dotted path -> value) are chosen."""
+        for dimension in self.dimensions:
+            yield dimension
+            if isinstance(dimension, Choice):
+                yield from dimension.branches[dimension.index(_encode(params[dimension.path]))].active(params)
+
+
+def parse_space(mapping: object, path: str) -> tuple[Space, list[Problem]]:
+    """The space of the dimensions that could be read, and what is wrong with the others."""
+    problems: list[Problem] = []
+    space = _parse_space(mapping, path, "", problems)
+    _find_overlaps(space, problems)
+    return space, problems
+
+
+def suggest(trial: "BaseTrial", space: Space) -> dict[str, Any]:
+    """Ask an Optuna trial for one value of every dimension that is open: dotted path -> value."""
+    params: dict[str, Any] = {}
+    for dimension in space.dimensions:
+        if isinstance(dimension, Number):
+            params[dimension.path] = _suggest_number(trial, dimension)
+        else:
+            index = dimension.index(trial.suggest_categorical(dimension.name, dimension.encoded()))
+            params[dimension.path] = dimension.values[index]
+            params |= suggest(trial, dimension.branches[index])
+    return params
+
+
+def optuna_params(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `suggest`: Optuna's names and stored values, as `study.enqueue_trial` takes them.
+
+    Raises ValueError where a value is missing, left over, or outside its dimension.
+    """
+    chosen: dict[str, Any] = {}
+    dimensions = []
+    try:
+        for dimension in space.active(params):
+            dimensions.append(dimension.path)
+            value = params[dimension.path]
+            if isinstance(dimension, Number) and not dimension.low <= value <= dimension.high:
+                ends = f"{dimension.low:g} to {dimension.high:g}"
+                raise ValueError(f"{dimension.path}: saw {value!r}, expected a number from {ends}")
+            chosen[dimension.name] = _encode(value)
+    except KeyError as error:
+        raise ValueError(f"saw no value for {error}, expected one for each dimension that is open") from None
+    if unused := sorted(set(params) - set(dimensions)):
+        raise ValueError(f"saw {', '.join(unused)}, expected only: {', '.join(dimensions)}")
+    return chosen
+
+
+def apply(base: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """A new nested configuration: `base` with each dotted path of `params` set; sections are merged, not replaced."""
+    result = merge({}, base)
+    for path in sorted(params, key=lambda path: path.count(".")):  # a whole section before its keys
+        section, _, key = path.partition(".")
+        result = merge(result, {section: {key: params[path]} if key else params[path]})
+    return result
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A new mapping of configuration sections, those of `over` merged into those of `base`.
+
+    A section may be a name: `schedule: decay` sets the name and leaves the other keys as they are.
+    """
+    result = {key: _section(key, value) for key, value in base.items()}
+    for key, value in over.items():
+        old, new = result.get(key), _section(key, value)
+        result[key] = {**old, **new} if isinstance(old, dict) and isinstance(new, dict) else new
+    return result
+
+
+def combinations(space: Space, points: Callable[[Number], Sequence[float]] = Number.ends) -> Iterator[dict[str, Any]]:
+    """Every combination of choices and of `points` of the ranges, as params."""
+    options = [list(_options(dimension, points, combinations)) for dimension in space.dimensions]
+    for parts in itertools.product(*options):
+        yield {path: value for part in parts for path, value in part.items()}
+
+
+def variations(space: Space, points: Callable[[Number], Sequence[float]] = Number.ends) -> Iterator[dict[str, Any]]:
+    """One dimension after another through all its values, the others at their first: linear in the space's size."""
+    options = [list(_options(dimension, points, variations)) for dimension in space.dimensions]
+    first = [option[0] for option in options]
+    yield {path: value for part in first for path, value in part.items()}
+    for i, option in enumerate(options):
+        for part in option[1:]:
+            yield {path: value for other in (*first[:i], part, *first[i + 1 :]) for path, value in other.items()}
+
+
+def count_combinations(space: Space, points: Callable[[Number], Sequence[float]] = Number.ends) -> int:
+    """How many `combinations` there are, without making them."""
+    sizes = (
+        len(points(dimension))
+        if isinstance(dimension, Number)
+        else sum(count_combinations(branch, points) for branch in dimension.branches)
+        for dimension in space.dimensions
+    )
+    return math.prod(sizes)
+
+
+def grid(space: Space) -> list[dict[str, Any]]:
+    """Every configuration of a space without continuous ranges, in Optuna's names; raises ConfigError for others.
+
+    Optuna's GridSampler multiplies branches that exclude each other; here each configuration stands once.
+    """
+    count = count_combinations(space, Number.points)
+    if count > LARGEST_GRID:
+        where = space.dimensions[0].where
+        raise ConfigError([Problem(where, f"saw {count} combinations, expected at most {LARGEST_GRID} in a grid")])
+    return [optuna_params(space, params) for params in combinations(space, Number.points)]
+
+
+@cache
+def field_type(path: str) -> Any:
+    """The type of a key of TrainConfig (a class for a section), or None where the path names nothing."""
+    kind: Any = TrainConfig
+    for key in path.split("."):
+        hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if key not in hints:
+            return None
+        kind = hints[key]
+        if get_origin(kind) in (Union, types.UnionType):
+            kind = next(arg for arg in get_args(kind) if arg is not type(None))
+    return kind
+
+
+@cache
+def searchable() -> tuple[str, ...]:
+    """All dotted paths that a space may vary: sections and their keys."""
+    sections = [section for section in SECTIONS if section not in RULER]
+    return tuple(path for s in sections for path in (s, *(f"{s}.{key}" for key in get_type_hints(field_type(s)))))
+
+
+def _options(dimension: Number | Choice, points: Any, below: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(dimension, Number):
+        yield from ({dimension.path: value} for value in points(dimension))
+    else:
+        for value, branch in zip(dimension.values, dimension.branches, strict=True):
+            yield from ({dimension.path: value, **params} for params in below(branch, points))
+
+
+def _suggest_number(trial: "BaseTrial", number: Number) -> float:
+    if number.integer:
+        low, high, step = int(number.low), int(number.high), int(number.step or 1)
+        return trial.suggest_int(number.name, low, high, step=step, log=number.log)
+    return trial.suggest_float(number.name, number.low, number.high, step=number.step, log=number.log)
+
+
+def _encode(value: Any) -> Any:
+    scalar = value is None or isinstance(value, (str, int, float))
+    return value if scalar else json.dumps(value, sort_keys=True)
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a choice can be stored: not NaN, and no mixture of words and numbers as keys."""
+    try:
+        json.dumps(value, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _section(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    kind = field_type(key)
+    return {"name": value} if isinstance(value, str) and "name" in getattr(kind, "__annotations__", ()) else value
+
+
+def _dimension_dict(dimension: Number | Choice) -> Any:
+    if isinstance(dimension, Number):
+        return {key: getattr(dimension, key) for key in RANGE_KEYS}
+    if not any(branch.dimensions for branch in dimension.branches):
+        return list(dimension.values)
+    branches = zip(dimension.values, dimension.branches, strict=True)
+    return {"choices": list(dimension.values), "spaces": {_text(value): branch.to_dict() for value, branch in branches}}
+
+
+def _parse_space(mapping: object, where: str, branch: str, problems: list[Problem]) -> Space:
+    if mapping is None:
+        return Space()
+    if not isinstance(mapping, Mapping):
+        message = f"saw {mapping!r}, expected a mapping such as {{optimizer.lr: {{low: 1e-4, high: 1e-2, log: true}}}}"
+        problems.append(Problem(where, message))
+        return Space()
+    parsed = [_parse_dimension(key, value, join(where, key), branch, problems) for key, value in mapping.items()]
+    return Space(tuple(dimension for dimension in parsed if dimension))
+
+
+def _parse_dimension(key: Any, value: Any, where: str, branch: str, problems: list[Problem]) -> Number | Choice | None:
+    if key not in searchable():
+        problems.append(Problem(where, _not_searchable(key)))
+        return None
+    name = key + branch
+    if isinstance(value, Mapping) and any(word in value for word in RANGE_KEYS):
+        return _parse_number(key, value, where, name, problems)
+    if isinstance(value, list) and value and all(map(_is_json, value)):
+        values, branches = value, [Space()] * len(value)
+    elif isinstance(value, Mapping) and value and all(map(_is_json, value)):
+        if flat := {k: v for k, v in value.items() if not (v is None or isinstance(v, Mapping))}:
+            message = f"saw {flat!r}, expected a space of its own for each choice, or {{low: ..., high: ...}}"
+            problems.append(Problem(where, message))
+            return None
+        values = list(value)
+        contexts = [f"{branch} | {key}={_text(choice)}" for choice in values]
+        branches = [
+            _parse_space(below, join(where, choice), context, problems)
+            for (choice, below), context in zip(value.items(), contexts, strict=True)
+        ]
+    else:
+        message = f"saw {value!r}, expected a list of choices, {{low: ..., high: ...}}, or a mapping of choices"
+        problems.append(Problem(where, message))
+        return None
+    if field_type(key) is float:
+        values = [float(v) if type(v) is int else v for v in values]
+    texts = [_text(v) for v in values]
+    if repeated := sorted({text for text in texts if texts.count(text) > 1}):
+        problems.append(Problem(where, f"saw {', '.join(repeated)} more than once, expected each choice once"))
+        return None
+    return Choice(key, where, name, tuple(values), tuple(branches))
+
+
+def _parse_number(key: str, value: Mapping, where: str, name: str, problems: list[Problem]) -> Number | None:
+    found = list(_number_problems(key, value, where))
+    problems.extend(found)
+    if found:
+        return None
+    kind = field_type(key)
+    low, high = kind(value["low"]), kind(value["high"])
+    step = None if value.get("step") is None else kind(value["step"])
+    return Number(key, where, name, low, high, value.get("log", False), step, kind is int)
+
+
+def _number_problems(key: str, value: Mapping, where: str) -> Iterator[Problem]:
+    kind = field_type(key)
+    if kind not in (int, float):
+        yield Problem(where, f"saw a range, but {key} is not a number; expected a list of choices")
+        return
+    unknown = [word for word in value if word not in RANGE_KEYS]
+    yield from (Problem(join(where, word), f"unknown key; {nearest(word, RANGE_KEYS)}") for word in unknown)
+    expected = "an integer" if kind is int else "a number"
+    wrong = False
+    for word in ("low", "high", "step"):
+        if word != "step" and word not in value:
+            wrong = True
+            if not unknown:  # which may be the one that is missing
+                yield Problem(where, f"{word} is missing, expected both low and high")
+        elif not _is_number(value.get(word), kind) and not (word == "step" and value.get(word) is None):
+            yield Problem(join(where, word), f"saw {value[word]!r}, expected {expected}")
+            wrong = True
+    log = value.get("log", False)
+    if not isinstance(log, bool):
+        yield Problem(join(where, "log"), f"saw {log!r}, expected true or false")
+    if not wrong:
+        yield from _range_problems(value["low"], value["high"], value.get("step"), log is True, where)
+
+
+def _range_problems(low: float, high: float, step: float | None, log: bool, where: str) -> Iterator[Problem]:
+    if low > high:
+        yield Problem(where, f"saw an empty range, low {low!r} above high {high!r}, expected low <= high")
+    elif log and low <= 0:
+        yield Problem(join(where, "low"), f"saw {low!r}, expected a number > 0 in a logarithmic range")
+    elif log and step is not None:
+        yield Problem(join(where, "step"), f"saw {step!r}, expected none in a logarithmic range")
+    elif step is not None and step <= 0:
+        yield Problem(join(where, "step"), f"saw {step!r}, expected a number > 0")
+    elif step is not None:
+        low_, high_, step_ = (Decimal(str(number)) for number in (low, high, step))
+        steps = (high_ - low_) / step_
+        if steps < 10**15 and (high_ - low_) % step_ != 0:
+            last = low_ + int(steps) * step_
+            yield Problem(join(where, "high"), f"saw {high!r}, which no step reaches; expected {last:f}, the last one")
+        elif steps >= 10**15:
+            yield Problem(join(where, "step"), f"saw {step!r}, expected fewer than 1e15 steps from low to high")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
+
+
+def _not_searchable(key: object) -> str:
+    valid = searchable()
+    if key == "seed":
+        return "seeds are given to trials, not searched; expected another key, or search.seed for other trials"
+    if str(key).partition(".")[0] in RULER and field_type(str(key)) is not None:
+        return f"all trials of a sweep share one data and evaluate section; expected one of: {', '.join(valid)}"
+    close = difflib.get_close_matches(str(key), valid, n=1)
+    last = {path.rpartition(".")[2]: path for path in reversed(valid)}  # `lr` for `optimizer.lr`
+    close = close or [last[word] for word in difflib.get_close_matches(str(key).rpartition(".")[2], last, n=1)]
+    section = (close or [str(key)])[0].partition(".")[0]
+    of_section = [path for path in valid if path.partition(".")[0] == section]
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return f"names no key of the configuration; {guess}valid: {', '.join(of_section or valid)}"
+
+
+def _find_overlaps(space: Space, problems: list[Problem]) -> dict[str, str]:
+    """Two dimensions that set one key at the same time; gives key -> where it is set."""
+    set_at: dict[str, str] = {}
+    for dimension in space.dimensions:
+        own = dict.fromkeys(_sets(dimension), dimension.where)
+        for branch in dimension.branches if isinstance(dimension, Choice) else ():
+            below = _find_overlaps(branch, problems)
+            problems.extend(_overlap(key, below[key], dimension.where) for key in below if key in set(_sets(dimension)))
+            own |= below
+        problems.extend(_overlap(key, own[key], set_at[key]) for key in own if key in set_at)
+        set_at = {**own, **set_at}
+    return set_at
+
+
+def _overlap(key: str, where: str, other: str) -> Problem:
+    return Problem(where, f"{key} is already set by {other}, expected one dimension for each key")
+
+
+def _sets(dimension: Number | Choice) -> list[str]:
+    if isinstance(dimension, Number) or not dataclasses.is_dataclass(field_type(dimension.path)):
+        return [dimension.path]
+    sections = [_section(dimension.path, value) for value in dimension.values]
+    return sorted({join(dimension.path, key) for value in sections if isinstance(value, dict) for key in value})

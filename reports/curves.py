@@ -1,0 +1,269 @@
+"""Learning curves: one Altair specification gives the figure in the page and SVG, PNG and PDF beside it."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+from orchestrator.runs import Run, write_bytes
+from reports.tables import Metric, Results, chosen_finals, configuration, final_groups, finite, last_value, rounded
+
+Axis = Literal["step", "seconds"]
+AXES: dict[Axis, str] = {"step": "training steps", "seconds": "seconds of training and evaluation"}
+
+SEARCH_LINES = 40  # of each arm; more are hard to read, and slow as PNG
+LOG_RATIO = 4.0  # a logarithmic y axis where the largest value is more than so many times the smallest
+WIDTH, HEIGHT, PPI = 440, 280, 200
+
+# Okabe and Ito's palette, readable with every common colour blindness; the second tone is for dark pages.
+PALETTE = [
+    ("#0072b2", "#5ab4f0"),
+    ("#d55e00", "#ff9455"),
+    ("#009e73", "#3fcfa3"),
+    ("#b0568f", "#e79bcb"),
+    ("#b58200", "#f0bd4e"),
+    ("#56b4e9", "#a5d8f7"),
+]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
+INK, MUTED, GRID, PAPER = "#1d2125", "#5c6570", "#e5e8eb", "#ffffff"
+COLUMNS = ["arm", "kind", "line", "step", "seconds", "value", "low", "high", "title", "label", "point"]
+
+
+class Figure(NamedTuple):
+    """A figure in the page and the stem of its files."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str | None  # None: nothing to draw yet
+
+
+def color(index: int) -> tuple[str, str]:
+    """Colours of an arm on light and on dark paper."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def thinned(runs: list[Run], metric: Metric, limit: int = SEARCH_LINES) -> list[Run]:
+    """At most `limit` runs, evenly spaced by rank of their last value, the best and the worst included."""
+    valued = [(value, run) for run in runs if (value := last_value(run, metric.name)) is not None]
+    order = [run for _, run in sorted(valued, key=lambda pair: (metric.key(pair[0]), pair[1].number))]
+    if len(order) <= limit:
+        return order
+    return [order[round(i * (len(order) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def curve_frame(results: Results, metric: Metric, limit: int = SEARCH_LINES) -> pd.DataFrame:
+    """Points of the figure: search trials, and finals as mean, smallest and largest value over seeds."""
+    rows: list[dict[str, Any]] = []
+    for arm in results.arms:
+        for run in thinned(results.of(arm, "search"), metric, limit):
+            rows += _search_points(run, metric)
+        chosen = chosen_finals(results, arm)
+        for source, group in final_groups(results, arm).items():
+            completed = [run for run in group if run.state == "completed"]
+            best = not chosen or source == chosen[0].source
+            rows += _final_points(arm, source, completed or group, metric, "final" if best else "other final")
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _points(run: Run, metric: Metric) -> dict[int, tuple[float, float]]:
+    """step -> (active seconds, value) where both are finite."""
+    points = {}
+    for record in run.history:
+        value, elapsed = finite(record.get(metric.name)), finite(record.get("seconds"))
+        if value is not None and elapsed is not None:
+            points[record["step"]] = (elapsed, value)
+    return points
+
+
+def _search_points(run: Run, metric: Metric) -> list[dict[str, Any]]:
+    points = _points(run, metric)
+    label = f"{run.id} ({run.state})\n{configuration(run.params)}"
+    rows = []
+    for step, (elapsed, value) in points.items():
+        measured = {"step": step, "seconds": elapsed, "value": value, "low": value, "high": value}
+        hover = f"{label}\n{metric.name} {rounded(value)} at step {step:,}"
+        ended = step == max(points)
+        rows.append(
+            {
+                "arm": run.arm,
+                "kind": "search",
+                "line": run.id,
+                **measured,
+                "title": label,
+                "label": hover,
+                "point": ended,
+            }
+        )
+    return rows
+
+
+def _final_points(arm: str, source: int | None, runs: list[Run], metric: Metric, kind: str) -> list[dict[str, Any]]:
+    curves = [points for run in runs if (points := _points(run, metric))]
+    # A mean over fewer seeds at some steps would jump for no reason: only steps that all seeds have.
+    steps = sorted(set.intersection(*(set(points) for points in curves))) if curves else []
+    line, count = f"{arm}-final of trial {source}", len(curves)
+    rows = []
+    for step in steps:
+        elapsed, values = zip(*(points[step] for points in curves), strict=True)
+        mean = sum(values) / count
+        over = f"mean of {count} seeds" if count > 1 else "one seed"
+        title = f"{arm}, final, {over}\n{configuration(runs[0].params)}"
+        label = f"{title}\n{metric.name} {rounded(mean)} at step {step:,}"
+        if count > 1:
+            label += f" ({rounded(min(values))} to {rounded(max(values))})"
+        measured = {
+            "step": step,
+            "seconds": sum(elapsed) / count,
+            "value": mean,
+            "low": min(values),
+            "high": max(values),
+        }
+        rows.append({"arm": arm, "kind": kind, "line": line, **measured, "title": title, "label": label, "point": True})
+    return rows
+
+
+def learning_chart(frame: pd.DataFrame, metric: Metric, axis: Axis, arms: Sequence[str]) -> Any:
+    """Search trials faint, finals bold with a band from the smallest to the largest seed."""
+    low, high = frame["low"].min(), frame["high"].max()
+    logarithmic = low > 0 and high / low > LOG_RATIO
+    scale = alt.Scale(type="log" if logarithmic else "linear", zero=False, nice=not logarithmic, padding=8)
+    finals = bool((frame["kind"] == "final").any())
+    domain = list(arms)
+    base = alt.Chart(frame).encode(
+        x=alt.X(f"{axis}:Q", title=AXES[axis], scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, tickCount=6)),
+        y=alt.Y("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=6, labelOverlap="greedy")),
+        color=alt.Color(
+            "arm:N",
+            scale=alt.Scale(domain=domain, range=[color(i)[0] for i in range(len(domain))]),
+            legend=alt.Legend(title=None, orient="top", symbolOpacity=1, symbolSize=70, symbolStrokeWidth=0),
+        ),
+        detail="line:N",
+        description="title:N",
+    )
+    # On points alone: a line with a shape would get points of its own.
+    point = {
+        "shape": alt.Shape(
+            "arm:N", scale=alt.Scale(domain=domain, range=[SHAPES[i % len(SHAPES)] for i in range(len(domain))])
+        ),
+        "description": "label:N",
+    }
+    faint = 0.36 if finals else 0.6
+    search, other, final = (
+        base.transform_filter(alt.datum.kind == kind) for kind in ("search", "other final", "final")
+    )
+    layers = [
+        search.mark_line(strokeWidth=1.2, strokeOpacity=faint),
+        search.transform_filter(alt.datum.point)
+        .mark_point(filled=True, size=14, opacity=1, fillOpacity=faint + 0.2)
+        .encode(**point),
+        final.mark_area(opacity=1, fillOpacity=0.16).encode(y=alt.Y("low:Q", title=None), y2="high:Q"),
+        other.mark_line(strokeWidth=1.6, opacity=0.7),
+        final.mark_line(strokeWidth=2.6),
+        final.mark_point(filled=True, size=46, opacity=1).encode(**point),
+    ]
+    better = "lower is better" if metric.lower_is_better else "higher is better"
+    title = alt.TitleParams(metric.name, subtitle=better + (", logarithmic axis" if logarithmic else ""))
+    return _styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def _styled(chart: Any) -> Any:
+    font = "Helvetica Neue, Helvetica, Arial, sans-serif"
+    labels = {"labelFont": font, "labelColor": MUTED, "labelFontSize": 12}
+    return (
+        chart.configure(background=PAPER, padding=6)
+        .configure_view(stroke=None)
+        .configure_axis(
+            **labels, titleFont=font, titleColor=MUTED, titleFontSize=12, titleFontWeight="normal", titlePadding=8,
+            gridColor=GRID, domainColor=MUTED, domainWidth=0.8, tickColor=MUTED, tickWidth=0.8, tickSize=4,
+        )
+        .configure_axisY(domain=False, ticks=False, labelPadding=6)
+        .configure_legend(**{**labels, "labelFontSize": 13, "labelColor": INK}, offset=6, columnPadding=18)
+        .configure_title(
+            font=font, fontSize=15, fontWeight="normal", color=INK, anchor="start", offset=6,
+            subtitleFont=font, subtitleFontSize=12, subtitleColor=MUTED, subtitlePadding=5, frame="bounds",
+        )
+    )  # fmt: skip
+
+
+def learning_figures(results: Results, folder: Path) -> list[Figure]:
+    """The curves of the distance and the score over steps and over seconds; their files are written to `folder`."""
+    figures = []
+    for axis, words in AXES.items():
+        for metric in results.metrics:
+            frame = curve_frame(results, metric)
+            name = f"{metric.name}-by-{axis}"
+            svg = None if frame.empty else write_chart(learning_chart(frame, metric, axis, results.arms), name, folder)
+            figures.append(Figure(name, f"{metric.name} by {words}", caption(results, metric, frame), svg))
+    return figures
+
+
+def caption(results: Results, metric: Metric, frame: pd.DataFrame) -> str:
+    """What is drawn, and what was left out of the drawing."""
+    if frame.empty:
+        return f"No evaluation with {metric.name} is recorded yet."
+    parts = []
+    for arm in results.arms:
+        drawn = frame[(frame["arm"] == arm) & (frame["kind"] == "search")]["line"].nunique()
+        runs = results.of(arm, "search")
+        measured = len(thinned(runs, metric, limit=max(len(runs), 1)))
+        evenly = ", evenly spaced by rank" if drawn < measured else ""
+        parts.append(f"{drawn} of {len(runs)} search trials of {arm}{evenly}")
+    return "; ".join(parts) + "."
+
+
+# From a specification to files and to the page
+
+
+def write_chart(chart: alt.TopLevelMixin, name: str, folder: Path) -> str:
+    """Write `<name>.svg`, `.png` and `.pdf`; returns the SVG for a page. Same chart, same bytes."""
+    with alt.data_transformers.enable("default", max_rows=None):
+        specification = json.dumps(chart.to_dict())
+    drawn = vl_convert.vegalite_to_svg(specification)
+    root = _titled(drawn, name)
+    inline = ElementTree.tostring(root, encoding="unicode")
+    width, height = root.attrib["viewBox"].split()[2:]
+    attributes = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+    write_bytes(folder / f"{name}.svg", inline.replace("<svg", attributes, 1).encode())
+    write_bytes(folder / f"{name}.png", vl_convert.svg_to_png(drawn, scale=PPI / 72))
+    write_bytes(folder / f"{name}.pdf", _sorted_resources(vl_convert.svg_to_pdf(drawn)))
+    return inline
+
+
+def _titled(svg: str, name: str) -> ElementTree.Element:
+    """The SVG with marks' descriptions as <title>, which browsers show on hover, and ids that are unique in a page."""
+    root = ElementTree.fromstring(svg)  # noqa: S314  written by ourselves a line earlier
+    ids: dict[str, str] = {}
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        label, kind = element.attrib.get("aria-label"), element.attrib.get("aria-roledescription", "")
+        for key in [
+            key for key in element.attrib if key.startswith("aria-") or key in ("role", "class", "pointer-events")
+        ]:
+            del element.attrib[key]
+        if label and (kind == "point" or kind.endswith("mark")):
+            title = ElementTree.SubElement(element, "title")
+            title.text = label
+        if "id" in element.attrib:  # Vega counts on from figure to figure
+            ids.setdefault(element.attrib["id"], f"{name}-{len(ids)}")
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.attrib[key] = ids[value]
+            elif reference := re.fullmatch(r"url\(#(.+)\)", value):
+                element.attrib[key] = f"url(#{ids[reference[1]]})"
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    return root
+
+
+def _sorted_resources(pdf: bytes) -> bytes:
+    """The PDF with the entries of each dictionary of resources in order: the writer's order is random."""
+    entry = rb"(?: +/[A-Za-z]+\d+ \d+ 0 R\n)"
+    return re.sub(entry + b"{2,}", lambda match: b"".join(sorted(match[0].splitlines(keepends=True))), pdf)

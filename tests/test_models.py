@@ -1,0 +1,287 @@
+"""Which output sees which input, by gradient and by perturbation; sizes, losses and sampling levels of both models."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from aiqn_core.config import ModelConfig
+from aiqn_core.losses import huber_quantile_loss
+from aiqn_core.models import PixelCNN, PixelIQN, build_model, nearest_level, softmax_icdf, to_unit
+from aiqn_core.sampling import sample
+
+Model = PixelCNN | PixelIQN
+TAU_MODES = ("causal", "local", "paper")
+
+
+def tiny(name: str, image_shape: tuple[int, int, int], *, classes: int = 0, seed: int = 0, **changes: Any) -> Model:
+    """A small model in float64 with every weight at random, also those that start at zero."""
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {"name": name, "layers": 5, "planes": 8, "skip_planes": 16, "conditional": classes > 0}
+    model = build_model(ModelConfig(**settings | changes), image_shape, classes).double()
+    randomise(model)
+    return model
+
+
+def randomise(model: Model) -> None:
+    for parameter in model.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
+        torch.nn.init.normal_(parameter, std=1.2 / math.sqrt(fan_in))
+
+
+def predict(model: Model, x: Tensor, tau: Tensor, label: Tensor | None) -> Tensor:
+    """One number for each sub-pixel: the quantile, or a random projection of all its logits."""
+    if isinstance(model, PixelIQN):
+        return model(x, tau, label)
+    logits = model(x, label)
+    return (logits * torch.randn(256, 1, 1, dtype=x.dtype)).sum(2)
+
+
+def raster(x: Tensor) -> Tensor:
+    """(..., C, H, W) as (..., n), by row, column, channel."""
+    return x.movedim(-3, -1).flatten(-3)
+
+
+def dependencies(model: Model, draws: int = 5) -> tuple[Tensor, Tensor]:
+    """For x and for tau: [i, j] tells whether output i depends on input j at any of some random points."""
+    shape = (draws, *model.network.image_shape)
+    x, tau = (torch.rand(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    classes = model.network.num_classes
+    label = torch.randint(classes, (draws,)) if classes else None
+    output = raster(predict(model, x, tau, label))
+    rows = torch.eye(output.shape[1], dtype=torch.float64)[:, None, :].expand(-1, draws, -1)
+    inputs = (x, tau) if isinstance(model, PixelIQN) else (x,)
+    gradients = torch.autograd.grad(output, inputs, rows, is_grads_batched=True)
+    live = [raster(gradient != 0).any(1) for gradient in gradients]
+    return live[0], live[-1]
+
+
+def any_of(models: list[Model]) -> tuple[Tensor, Tensor]:
+    """Over several draws of the weights: a dead ReLU can hide one dependency at one of them."""
+    found = [dependencies(model) for model in models]
+    return torch.stack([x for x, _ in found]).any(0), torch.stack([tau for _, tau in found]).any(0)
+
+
+def expected_tau(mode: str, image_shape: tuple[int, int, int]) -> Tensor:
+    """causal: this row up to the own sub-pixel; local: itself; paper: all earlier pixels and all of the own one."""
+    channels, height, width = image_shape
+    index = torch.arange(channels * height * width)
+    if mode == "local":
+        return index[:, None] == index[None, :]
+    if mode == "causal":
+        row = index // (channels * width)
+        return (row[:, None] == row[None, :]) & (index[None, :] <= index[:, None])
+    pixel = index // channels
+    return pixel[None, :] <= pixel[:, None]
+
+
+def assert_triangle(models: list[Model]) -> None:
+    image_shape = models[0].network.image_shape
+    x, tau = any_of(models)
+    assert torch.equal(x, torch.ones_like(x).tril(-1))
+    if isinstance(models[0], PixelIQN):
+        mode = models[0].network.tau_mode
+        assert mode is not None
+        assert torch.equal(tau, expected_tau(mode, image_shape))
+
+
+@pytest.mark.parametrize("classes", [0, 11])
+@pytest.mark.parametrize(("image_shape", "planes"), [((3, 5, 7), 8), ((3, 5, 9), 16), ((1, 5, 9), 8), ((1, 7, 5), 16)])
+def test_pixelcnn_sees_exactly_what_comes_before(image_shape, planes, classes):
+    assert_triangle([tiny("pixelcnn", image_shape, classes=classes, planes=planes, seed=s) for s in range(2)])
+
+
+@pytest.mark.parametrize("tau_mode", TAU_MODES)
+@pytest.mark.parametrize(
+    ("image_shape", "planes", "classes"),
+    [((3, 5, 7), 8, 0), ((3, 5, 9), 16, 11), ((1, 5, 9), 8, 11), ((1, 7, 5), 16, 0)],
+)
+def test_pixeliqn_sees_exactly_what_comes_before(image_shape, planes, classes, tau_mode):
+    models = [
+        tiny("pixeliqn", image_shape, classes=classes, planes=planes, tau_mode=tau_mode, seed=s, out_hidden=s % 2)
+        for s in range(2)
+    ]
+    assert_triangle(models)
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "pixeliqn"])
+def test_no_blind_spot_in_a_wide_image(name):
+    """A vertical stack that is shifted again in every layer never sees what is above and 5 or more to the right."""
+    assert_triangle([tiny(name, (1, 3, 13), layers=7, seed=s) for s in range(2)])
+
+
+@pytest.mark.parametrize(("name", "tau_mode"), [("pixelcnn", "causal"), *(("pixeliqn", mode) for mode in TAU_MODES)])
+def test_masks_hold_after_weight_decay_and_in_the_average(name, tau_mode):
+    model = tiny(name, (3, 4, 5), layers=3, tau_mode=tau_mode)
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    for _ in range(12):
+        image, tau = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8), torch.rand(2, 3, 4, 5)
+        optimizer.zero_grad()
+        model.loss(image, tau).backward()
+        optimizer.step()
+        for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
+            mean.data.lerp_(parameter.data, 0.2)
+    others = [tiny(name, (3, 4, 5), layers=3, tau_mode=tau_mode, seed=s) for s in (1, 2)]
+    assert_triangle([model.train(), *others])
+    assert_triangle([average.eval(), *others])
+    tau = torch.rand(2, 3, 4, 5)
+    assert torch.equal(sample(average, 2, tau=tau), sample(average, 2, tau=tau, method="naive"))
+
+
+@pytest.mark.parametrize(("name", "tau_mode"), [("pixelcnn", "causal"), *(("pixeliqn", mode) for mode in TAU_MODES)])
+def test_one_level_in_float32_changes_only_what_comes_after(name, tau_mode):
+    """As used in production: gradients would not see a leak through integers or rounding."""
+    image_shape = (3, 5, 7)
+    model = tiny(name, image_shape, tau_mode=tau_mode).float()
+    n = math.prod(image_shape)
+    image, tau = torch.randint(1, 255, (1, *image_shape), dtype=torch.uint8), torch.rand(1, *image_shape)
+    step = torch.eye(n, dtype=torch.uint8).view(n, 5, 7, 3).movedim(-1, 1)
+    nudged = torch.where(step.bool(), (tau + 0.37) % 1, tau)
+    torch.manual_seed(1)
+    with torch.no_grad():
+
+        def out(images: Tensor, taus: Tensor) -> Tensor:
+            torch.manual_seed(2)
+            return raster(predict(model, to_unit(images), taus, None))
+
+        base = out(image.repeat(n, 1, 1, 1), tau.repeat(n, 1, 1, 1))
+        by_x = out(image + step, tau.repeat(n, 1, 1, 1)) != base  # [j, i]
+        by_tau = out(image.repeat(n, 1, 1, 1), nudged) != base
+    before = torch.ones(n, n, dtype=torch.bool).tril(-1)
+    assert not (by_x.T & ~before).any()
+    assert by_x.T[before].float().mean() > 0.9
+    if name == "pixeliqn":
+        allowed = expected_tau(tau_mode, image_shape)
+        assert not (by_tau.T & ~allowed).any()
+        assert by_tau.diagonal().all()
+
+
+PARAMETERS = [
+    ("small", "pixelcnn", "causal", 0, 12_267_904),
+    ("large", "pixelcnn", "causal", 0, 57_474_816),
+    ("small", "pixeliqn", "paper", 0, 11_506_819),
+    ("small", "pixeliqn", "causal", 0, 11_495_299),
+    ("small", "pixeliqn", "local", 0, 11_495_299),
+    ("large", "pixeliqn", "paper", 0, 56_752_131),
+    ("small", "pixelcnn", "causal", 10, 12_267_904 + 76_800),
+]
+
+
+@pytest.mark.parametrize(("size", "name", "tau_mode", "classes", "expected"), PARAMETERS)
+def test_number_of_parameters(size, name, tau_mode, classes, expected):
+    config = ModelConfig.preset(size, name=name, tau_mode=tau_mode, conditional=classes > 0)
+    with torch.device("meta"):
+        model = build_model(config, (3, 32, 32), classes)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+def test_a_hidden_output_layer_has_1024_planes():
+    with torch.device("meta"):
+        zero, one = (
+            build_model(ModelConfig.preset("small", name="pixeliqn", out_hidden=n), (3, 32, 32)) for n in (0, 1)
+        )
+    assert sum(p.numel() for p in one.parameters()) - sum(p.numel() for p in zero.parameters()) == 1_049_600
+
+
+@pytest.mark.parametrize("tau_mode", TAU_MODES)
+@pytest.mark.parametrize("name", ["pixelcnn", "pixeliqn"])
+def test_every_parameter_is_trained(name, tau_mode):
+    model = tiny(name, (3, 5, 7), classes=4, tau_mode=tau_mode, out_hidden=1)
+    image, tau = torch.randint(256, (4, 3, 5, 7), dtype=torch.uint8), torch.rand(4, 3, 5, 7)
+    model.loss(image, tau, torch.arange(4)).backward()
+    dead = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+
+
+def test_a_fresh_pixelcnn_is_uniform_and_a_fresh_pixeliqn_is_grey():
+    image, tau = torch.randint(256, (2, 1, 5, 7), dtype=torch.uint8), torch.rand(2, 1, 5, 7)
+    cnn, iqn = (build_model(ModelConfig(name=name), (1, 5, 7)) for name in ("pixelcnn", "pixeliqn"))
+    assert cnn.loss(image, None).item() == pytest.approx(math.log(256), rel=1e-6)
+    grey = torch.full((2, 1, 5, 7), 0.5)
+    expected = huber_quantile_loss(grey, image / 255, tau, 0.1).mean()
+    torch.testing.assert_close(iqn.loss(image, tau, kappa=0.1), expected)
+    with pytest.raises(ValueError, match="tau: missing"):
+        iqn.loss(image, None)
+
+
+def test_pixelcnn_loss_is_the_likelihood_of_its_softmax():
+    model = tiny("pixelcnn", (3, 4, 5))
+    image = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
+    p = model(to_unit(image, torch.float64)).softmax(2).detach().numpy()
+    n, c, h, w = np.indices(image.shape)
+    assert model.loss(image).item() == pytest.approx(-np.log(p[n, c, image.numpy(), h, w]).mean(), rel=1e-9)
+
+
+def test_batches_of_different_sizes_follow_each_other():
+    model = tiny("pixeliqn", (3, 5, 9))
+    x, tau = torch.rand(2, 7, 3, 5, 9, dtype=torch.float64)
+    first = model(x[:4], tau[:4])
+    torch.testing.assert_close(model(x, tau)[:4], first)
+
+
+def test_tau_enters_as_minus_one_to_one():
+    """At tau = 1/2 the tau terms vanish, so the weights of their projections do not matter."""
+    model = tiny("pixeliqn", (3, 4, 5), tau_mode="causal")
+    x, half = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.full((2, 3, 4, 5), 0.5, dtype=torch.float64)
+    before = model(x, half)
+    for block in model.network.blocks:
+        block.tau_h.weight.data.mul_(7)
+    assert torch.equal(model(x, half), before)
+    assert not torch.equal(model(x, half + 0.1), before)
+
+
+def test_autocast_keeps_the_output_in_float32():
+    model = tiny("pixeliqn", (3, 5, 7)).float()
+    x, tau = torch.rand(2, 2, 3, 5, 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = model(x, tau)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, model(x, tau), atol=0.1, rtol=0)
+
+
+def test_softmax_icdf_inverts_the_distribution_function():
+    generator = torch.Generator().manual_seed(0)
+    logits, tau = torch.randn(5, 7, 11, generator=generator), torch.rand(5, 7, generator=generator)
+    level = softmax_icdf(logits, tau)
+    for index in np.ndindex(5, 7):
+        cumulative = logits[index].double().softmax(-1).cumsum(-1).numpy()
+        assert level[index] == np.searchsorted(cumulative, tau[index].item(), side="right")
+
+
+def test_softmax_icdf_never_selects_an_impossible_level():
+    logits = torch.full((4, 256), -torch.inf)
+    logits[:, 17:200] = torch.randn(183)
+    assert softmax_icdf(logits, torch.tensor([0.0, 1e-30, 1 - 2**-24, 1.0])).tolist() == [17, 17, 199, 199]
+
+
+def test_nearest_level_rounds_and_clamps():
+    value = torch.tensor([-0.2, 0.0, 0.9999, 1.3, 0.4 / 255, 0.6 / 255])
+    assert nearest_level(value).tolist() == [0, 0, 255, 255, 0, 1]
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(nearest_level(to_unit(levels)), levels)
+
+
+def test_errors_name_what_was_seen():
+    with pytest.raises(ValueError, match="conditional: saw true with 0 classes"):
+        build_model(ModelConfig(conditional=True), (1, 8, 8))
+    with pytest.raises(ValueError, match=r"saw \(8, 8\)"):
+        build_model(ModelConfig(), (8, 8))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="saw 3 planes for 4 colours"):
+        build_model(ModelConfig(planes=3), (4, 8, 8))
+    plain, labelled = tiny("pixeliqn", (1, 4, 5)), tiny("pixelcnn", (1, 4, 5), classes=4)
+    x = torch.rand(2, 1, 4, 5, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"x: saw shape \(2, 1, 5, 4\), expected \(batch, 1, 4, 5\)"):
+        plain(x.mT, x.mT)
+    with pytest.raises(ValueError, match=r"tau: saw shape \(1, 1, 4, 5\)"):
+        plain(x, x[:1])
+    with pytest.raises(ValueError, match="label: seen"):
+        plain(x, x, torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="label: missing"):
+        labelled(x)
+    with pytest.raises(ValueError, match=r"label: saw shape \(3,\)"):
+        labelled(x, torch.zeros(3, dtype=torch.long))

@@ -1,0 +1,216 @@
+import copy
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from aiqn_core import training
+from aiqn_core.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from aiqn_core.data import load_data
+from aiqn_core.training import (
+    CheckpointError,
+    DivergedError,
+    build_optimizer,
+    ema_weight,
+    learning_rate,
+    new_state,
+    previous_checkpoint,
+    read_checkpoint,
+    step_seed,
+    train,
+    update_ema,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("AIQN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(name="pixeliqn", **changes):
+    mapping = {
+        "model": {"name": name, "layers": 2, "planes": 8, "skip_planes": 16, "kernel": 3},
+        "optimizer": {"name": "adam", "lr": 0.01},
+        "train": {"steps": 11, "batch_size": 5, "log_every": 3},
+        "evaluate": {"every": 4, "samples": 14, "splits": 2, "size": 32, "reference": 50},
+    }
+    for key, value in changes.items():
+        mapping[key] = {**mapping.get(key, {}), **value} if isinstance(value, dict) else value
+    return TrainConfig.from_dict(mapping)
+
+
+def numbers(progress):
+    """What must not depend on when and how often a training was interrupted."""
+    timed = ("seconds", "evaluate_seconds")
+    return progress.step, {key: value for key, value in progress.metrics.items() if key not in timed}
+
+
+def weights(folder):
+    content = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return {f"{part}.{name}": tensor for part in ("model", "ema") for name, tensor in content[part].items()}
+
+
+def test_steps_that_are_logged_and_evaluated():
+    told = [numbers(progress) for progress in train(small(evaluate={"initial": True}))]
+    assert [step for step, _ in told] == [0, 3, 4, 6, 8, 9, 11]
+    assert [step for step, metrics in told if "fd_lite0" in metrics] == [0, 4, 8, 11]
+    assert [step for step, metrics in told if "loss" in metrics] == [3, 4, 6, 8, 9, 11]
+    evaluated = told[2][1]
+    assert evaluated["samples"] == 14
+    assert {"is_lite0_mean", "is_lite0_std"} <= evaluated.keys()
+
+
+def test_only_pixelcnn_has_bits_per_dim():
+    for name in ("pixelcnn", "pixeliqn"):
+        last = list(train(small(name, train={"steps": 3})))[-1]
+        assert ("bits_per_dim" in last.metrics) == (name == "pixelcnn")
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "pixeliqn"])
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_an_interrupted_training_ends_bit_identical(tmp_path, name, optimizer):
+    settings = {"name": optimizer, "lr": 0.01} | ({} if optimizer == "adam" else {"momentum": 0.5})
+    config = small(name, optimizer=settings if optimizer != "adam" else {}, schedule="decay")
+    if optimizer != "adam":
+        config = dataclasses.replace(config, optimizer=OptimizerConfig(**settings))
+    whole = list(train(config, tmp_path / "whole"))
+    for cut in (2, 5):  # after a logged step, after an evaluation
+        interrupted = train(config, tmp_path / "cut")
+        for _ in itertools.islice(interrupted, cut):
+            pass
+        interrupted.close()
+    resumed = list(train(config, tmp_path / "cut"))
+    assert [numbers(progress) for progress in resumed] == [numbers(progress) for progress in whole]
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_what_was_measured_is_told_again_with_its_time(tmp_path):
+    config = small()
+    first = list(train(config, tmp_path))
+    again = list(train(config, tmp_path))
+    assert [progress.record() for progress in again] == [progress.record() for progress in first]
+    assert torch.equal(again[-1].samples, first[-1].samples)
+
+
+def test_a_longer_training_continues_a_shorter_one(tmp_path):
+    list(train(small(train={"steps": 8}), tmp_path))
+    longer = list(train(small(), tmp_path))
+    assert [numbers(progress) for progress in longer] == [numbers(progress) for progress in train(small())]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    list(train(small(train={"steps": 3}), tmp_path))
+    with pytest.raises(CheckpointError, match="another configuration"):
+        list(train(small(train={"steps": 3}, seed=1), tmp_path))
+    # a decay without boundaries follows the number of steps, so a longer training is another training
+    relative = small(schedule="decay", train={"steps": 3})
+    list(train(relative, tmp_path / "relative"))
+    with pytest.raises(CheckpointError, match="another configuration"):
+        list(train(small(schedule="decay", train={"steps": 7}), tmp_path / "relative"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 torn", None])
+def test_a_damaged_checkpoint_falls_back(tmp_path, damage):
+    config = small()
+    whole = list(train(config, tmp_path / "whole"))
+    training_ = train(config, tmp_path / "cut")
+    for progress in training_:
+        if progress.step == 4:
+            intact = (tmp_path / "cut" / "checkpoint.pt").read_bytes()
+        if progress.step == 8:
+            break
+    training_.close()
+    path = tmp_path / "cut" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[: len(intact) // 2] if damage is None else damage)
+    previous_checkpoint(path).write_bytes(intact)
+    resumed = train(config, tmp_path / "cut")
+    assert [progress.step for progress in itertools.islice(resumed, 2)] == [3, 4]
+    assert numbers(list(resumed)[-1]) == numbers(whole[-1])
+
+
+def test_the_one_before_is_gone_once_the_new_checkpoint_was_read_back(tmp_path):
+    list(train(small(), tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt"]
+    assert read_checkpoint(tmp_path / "checkpoint.pt")["step"] == 11
+
+
+def test_evaluation_leaves_the_training_weights_alone():
+    config = small()
+    data = load_data(config.data)
+    state = new_state(config, data, torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    training.evaluate(state.ema, config, data)
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.model.state_dict().items())
+    assert state.model.training
+
+
+def test_a_loss_that_is_not_finite_is_divergence():
+    config = small("pixelcnn", optimizer={"lr": 1e30})
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) between steps"):
+        list(train(config))
+
+
+def test_both_models_learn_the_digits():
+    for name in ("pixelcnn", "pixeliqn"):
+        losses = [
+            progress.metrics["loss"]
+            for progress in train(small(name, train={"steps": 60, "log_every": 20}, evaluate={"every": 60}))
+        ]
+        assert losses[-1] < 0.8 * losses[0]
+
+
+def test_learning_rates_of_the_papers_regime():
+    paper = ScheduleConfig("decay", boundaries=(120_000, 180_000))
+    relative = ScheduleConfig("decay")
+    for step, expected in (
+        (0, 1e-4),
+        (119_999, 1e-4),
+        (120_000, 3e-5),
+        (179_999, 3e-5),
+        (180_000, 1e-5),
+        (299_999, 1e-5),
+    ):
+        assert learning_rate(1e-4, paper, step, 300_000) == pytest.approx(expected)
+        assert learning_rate(1e-4, relative, step, 300_000) == pytest.approx(expected)
+    assert learning_rate(0.3, ScheduleConfig(), 17, 18) == 0.3
+
+
+def test_averaged_weights_against_a_slow_loop():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 5)
+    ema = copy.deepcopy(model)
+    slow = [parameter.detach().clone().double() for parameter in model.parameters()]
+    config = LoopConfig(ema_decay=0.9)
+    for step in range(40):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        weight = min(0.9, (1 + step) / (10 + step))
+        assert ema_weight(config, step) == weight
+        update_ema(ema, model, weight)
+        slow = [weight * s + (1 - weight) * p.detach().double() for s, p in zip(slow, model.parameters(), strict=True)]
+    for s, parameter in zip(slow, ema.parameters(), strict=True):
+        torch.testing.assert_close(parameter.double(), s, rtol=1e-5, atol=1e-6)
+    assert ema_weight(LoopConfig(ema_decay=0.9, ema_warmup=False), 0) == 0.9
+
+
+def test_optimizers_carry_their_arguments():
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    adam = build_optimizer(OptimizerConfig("adam", lr=0.5, beta1=0.7, eps=1e-3), [parameter])
+    assert (adam.defaults["betas"], adam.defaults["eps"], adam.defaults["lr"]) == ((0.7, 0.999), 1e-3, 0.5)
+    rmsprop = build_optimizer(OptimizerConfig("rmsprop", alpha=0.9, momentum=0.2), [parameter])
+    assert (rmsprop.defaults["alpha"], rmsprop.defaults["momentum"]) == (0.9, 0.2)
+    assert build_optimizer(OptimizerConfig("sgd", momentum=0.3), [parameter]).defaults["momentum"] == 0.3
+
+
+def test_step_seeds_do_not_collide():
+    seeds = {step_seed(seed, step) for seed in (0, 1, 2**31 - 1) for step in range(5000)}
+    assert len(seeds) == 15000
+    assert all(0 <= seed < 2**63 for seed in seeds)
