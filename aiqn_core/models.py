@@ -129,7 +129,7 @@ class PixelCNN(nn.Module):
         image: UInt8[Tensor, "batch channel height width"],
         tau: Float[Tensor, "batch channel height width"] | None = None,
         label: Int[Tensor, " batch"] | None = None,
-        kappa: float = KAPPA,
+        kappa: float | None = None,
     ) -> Float[Tensor, ""]:
         """Mean nats per sub-pixel; tau and kappa are not used, so that both models are trained by one call."""
         return categorical_nll(self(to_unit(image, self.network.head.weight.dtype), label), image).mean()
@@ -168,15 +168,16 @@ class PixelIQN(nn.Module):
         image: UInt8[Tensor, "batch channel height width"],
         tau: Float[Tensor, "batch channel height width"] | None,
         label: Int[Tensor, " batch"] | None = None,
-        kappa: float = KAPPA,
+        kappa: float | None = None,
     ) -> Float[Tensor, ""]:
         """Mean Huber quantile loss per sub-pixel; tau must be drawn afresh, independent of the image.
 
-        kappa is a fraction of the pixel range. Raises ValueError where tau is missing.
+        kappa is a fraction of the pixel range, the paper's 0.002 where None. Raises ValueError where tau is missing.
         """
         if tau is None:
             raise ValueError("tau: missing; draw it from U(0, 1) in the shape of the image, afresh at every step")
         x = to_unit(image, self.network.head.weight.dtype)
+        kappa = KAPPA if kappa is None else kappa
         return huber_quantile_loss(self(x, tau, label), x, tau.to(x.dtype), kappa).mean()
 
     def icdf(

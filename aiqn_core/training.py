@@ -132,7 +132,7 @@ def train_step(
         group["lr"] = learning_rate(config.optimizer.lr, config.schedule, state.step, config.train.steps)
     loss = state.model.loss(batch, tau, label, config.loss.kappa)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     if config.train.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.train.clip_norm)
     state.optimizer.step()

@@ -115,9 +115,8 @@ class Ledger:
 
     def steps(self, arm: str, stage: str) -> int:
         """Training steps of one trial of a stage."""
-        if stage == "final" and self.sweep.final is not None:
-            return self.sweep.final.steps
-        return self.sweep.arms[arm].base["train"]["steps"]
+        longer = self.sweep.final.steps if stage == "final" and self.sweep.final is not None else None
+        return int(longer or self.sweep.arms[arm].base["train"]["steps"])
 
     def winners(self, arm: str) -> list[FrozenTrial]:
         """The search trials that go on to the finals: the best by the objective, the earlier one of equals."""

@@ -168,4 +168,5 @@ def test_an_edited_file_that_contradicts_is_refused(undisturbed):
     output = finish(start(folder, text=SWEEP.replace("batch_size: 8", "batch_size: 9")), 2)
     assert "batch_size" in output
     assert "Traceback" not in output
-    assert json.loads(run.sweep_json.read_text())["sweep"]["train"]["batch_size"] == 8
+    arms = json.loads(run.sweep_json.read_text())["sweep"]["arms"]
+    assert {arm["train"]["batch_size"] for arm in arms.values()} == {8}
