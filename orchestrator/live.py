@@ -1,6 +1,5 @@
 """The terminal view of a running sweep: a live table in a terminal, plain lines elsewhere."""
 
-import sys
 import time
 from dataclasses import dataclass
 from typing import Self
@@ -69,7 +68,7 @@ class Lines(View):
         if ended == self.ended and time.monotonic() - self.last < LINE_SECONDS:
             return
         self.last, self.ended = time.monotonic(), ended
-        parts = [summary(tally, board.metric) for tally in board.tallies if tally.expected]
+        parts = [summary(tally, board.metric) for tally in board.tallies if tally.ended or tally.running]
         print(f"[{clocks(board)}] " + "; ".join(parts) + note(board), flush=True)
 
 
@@ -90,9 +89,9 @@ class Screen(View):
         self.live.update(table(board))
 
 
-def view_for(stream: object = sys.stdout) -> View:
-    """A live table where the stream is a terminal, plain lines elsewhere."""
-    console = Console()
+def view_for(console: Console | None = None) -> View:
+    """A live table where standard output is a terminal, plain lines elsewhere."""
+    console = console or Console()
     return Screen(console) if console.is_terminal else Lines()
 
 
@@ -123,7 +122,8 @@ def table(board: Board) -> Table:
 
 def summary(tally: Tally, metric: str) -> str:
     """One stage of one arm in words."""
-    parts = [f"{tally.ended}/{tally.expected} done", f"{len(tally.running)} running"]
+    parts = [f"{tally.ended}/{tally.expected} done"]
+    parts += [f"{len(tally.running)} running"] if tally.running else []
     parts += [f"{count} {state}" for state, count in sorted(tally.states.items()) if state != "completed"]
     if tally.best is not None:
         parts.append(f"best {metric} {best(tally)}")
@@ -142,7 +142,7 @@ def eta(board: Board) -> float | None:
 
 def clocks(board: Board) -> str:
     left = eta(board)
-    return f"{clock(board.elapsed)}" + (f", about {clock(left)} left" if left else "")
+    return clock(board.elapsed) + (f", about {clock(left)} left" if left else "")
 
 
 def note(board: Board) -> str:

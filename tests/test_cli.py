@@ -1,0 +1,58 @@
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+
+SWEEP = """# Which?
+name: tiny
+arms:
+  pixelcnn: {model: pixelcnn, space: {optimizer.lr: [0.1, 0.2]}}
+"""
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(SWEEP)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
+
+
+@pytest.mark.parametrize("command", [command.callback.__name__ for command in app.registered_commands])
+def test_the_help_of_every_command_has_an_example(call, command):
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: aiqn {command}" in result.output
+
+
+def test_a_dry_run_says_what_would_be_run_and_leaves_nothing(call, tmp_path):
+    result = call(
+        "sweep",
+        "tiny.yaml",
+        "--dry-run",
+        "--set",
+        "search.trials=7",
+        "--set",
+        "train.steps=110",
+        "--set",
+        "evaluate.every=11",
+    )
+    assert result.exit_code == 0
+    assert "pixelcnn  7 search trials of 110 steps\n" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "saw"),
+    [
+        (("sweep", "nowhere.yaml"), "nowhere.yaml"),
+        (("sweep", "tiny.yaml", "--set", "search.trails=7"), "did you mean 'trials'?"),
+        (("report", "nowhere"), "nowhere"),
+        (("status", "nowhere"), "nowhere"),
+        (("ui", "nowhere"), "nowhere"),
+    ],
+)
+def test_wrong_input_is_a_plain_line_and_exit_code_2(call, arguments, saw):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert saw in result.stderr
+    assert "Traceback" not in result.output

@@ -1,0 +1,54 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from orchestrator.live import Board, Lines, Screen, Tally, clock, eta, table, view_for
+
+
+def board(**changes):
+    search = Tally(
+        "pixelcnn", "search", 7, {"completed": 3, "diverged": 2}, [("pixelcnn-search-5", 30, 110)], (41.5, 2)
+    )
+    values = {"sweep": "study", "metric": "fd_lite0", "tallies": [search, Tally("pixeliqn", "final", 5, {}, [], None)]}
+    return Board(**{**values, "elapsed": 75.0, "steps_done": 300, "steps_left": 900, **changes})
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.9, "0:59"), (3599, "59:59"), (3661, "1:01:01")])
+def test_clock(seconds, shown):
+    assert clock(seconds) == shown
+
+
+def test_what_is_left_follows_the_rate_of_this_start():
+    assert eta(board()) == 225  # 300 steps took 75 s
+    assert eta(board(steps_done=0)) is None
+
+
+def test_lines_say_what_ended_and_leave_out_what_has_not_begun(capsys):
+    Lines().update(board())
+    assert capsys.readouterr().out == (
+        "[1:15, about 3:45 left] pixelcnn search: 5/7 done" + ", 1 running, 2 diverged, best fd_lite0 41.5 (trial 2)\n"
+    )
+
+
+def test_lines_are_quiet_until_another_trial_has_ended(capsys):
+    lines, now = Lines(), board()
+    lines.update(now)
+    lines.update(now)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    lines.update(board(tallies=[Tally("pixelcnn", "search", 7, {"completed": 6}, [], None)], stopping=True))
+    assert capsys.readouterr().out.endswith("6/7 done, stopping after the evaluations in progress\n")
+
+
+def test_the_table_has_a_row_for_each_stage_with_what_is_in_training():
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table(board()))
+    row = next(line for line in console.file.getvalue().splitlines() if "pixelcnn" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "pixelcnn", "search", "5/7", "1", "0", "2", "41.5 (trial 2)", "5: 30/110",
+    ]  # fmt: skip
+
+
+def test_a_table_only_in_a_terminal():
+    assert isinstance(view_for(Console(file=io.StringIO())), Lines)
+    assert isinstance(view_for(Console(file=io.StringIO(), force_terminal=True)), Screen)

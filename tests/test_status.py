@@ -1,0 +1,38 @@
+import pytest
+
+from orchestrator.runs import FORMAT, RunFolder, RunFolderError, write_json
+from orchestrator.status import status_lines
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path / "study")
+    run.path.mkdir()
+    search = {"trials": 4, "objective": {"metric": "fd_lite0", "direction": "minimize"}}
+    sweep = {"arms": {"cnn": {}, "iqn": {}}, "search": search, "final": {"top": 1, "seeds": [0, 1, 2]}}
+    write_json(run.sweep_json, {"format": FORMAT, "name": "study", "finished": False, "sweep": sweep})
+    return run
+
+
+def test_trials_by_state_best_so_far_and_each_trouble_with_its_log(run, record_trial):
+    record_trial(run, "cnn-search-0", steps=(2, 5))
+    record_trial(run, "cnn-search-1", steps=(2,))
+    record_trial(run, "cnn-search-2", "running", steps=(2,))
+    record_trial(run, "iqn-search-0", "failed", cause="exception", message="boom", log="trials/iqn-search-0/log.txt")
+    write_json(run.mirror, {"records_behind": 11, "error": "connection refused", "runs": {}})
+    lines = status_lines(run.path)
+    assert lines[:3] == [
+        "study: not finished",
+        "  cnn search: 2/4 done, 1 running, best fd_lite0 20 (cnn-search-0)",  # 100 / step, at its last step
+        "  cnn final: 0/3 done",
+    ]
+    assert "  iqn search: 1/4 done, 1 failed" in lines
+    (trouble,) = [line for line in lines if "boom" in line]
+    assert trouble.startswith("  iqn-search-0 failed (exception)")
+    assert trouble.endswith("log: trials/iqn-search-0/log.txt")
+    assert lines[-1] == "MLflow: 11 records behind (connection refused)"
+
+
+def test_no_run_folder_is_one_clear_error(tmp_path):
+    with pytest.raises(RunFolderError, match=r"nowhere"):
+        status_lines(tmp_path / "nowhere")
