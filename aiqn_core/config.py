@@ -91,13 +91,19 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Huber threshold kappa of PixelIQN as a fraction of the pixel range; 0 is the plain quantile loss."""
+    """PixelIQN's: Huber threshold kappa as a fraction of the pixel range (0 is the plain loss), and how tau is drawn.
+
+    stratified: tau at one place over the batch falls once into each of equal intervals; antithetic: tau and 1 - tau.
+    """
 
     kappa: NonNegative | None = None
+    tau_sampling: Literal["uniform", "stratified", "antithetic"] | None = None
 
 
 OPTIMIZER_DEFAULTS: dict[str, dict[str, float]] = {
     "rmsprop": {"alpha": 0.99, "momentum": 0.0, "eps": 1e-8},
+    # TensorFlow's at the time of the paper: eps inside the root, accumulator from 1, lr inside the momentum
+    "rmsprop_tf": {"alpha": 0.9, "momentum": 0.0, "eps": 1e-10, "initial_accumulator": 1.0},
     "adam": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
     "sgd": {"momentum": 0.0},
 }
@@ -107,13 +113,14 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, float]] = {
 class OptimizerConfig:
     """An optimiser by name with its own arguments; those of another optimiser are refused."""
 
-    name: Literal["rmsprop", "adam", "sgd"] = "adam"
+    name: Literal["rmsprop", "rmsprop_tf", "adam", "sgd"] = "adam"
     lr: Positive = 1e-4
     momentum: Fraction | None = None
     alpha: Fraction | None = None
     beta1: Fraction | None = None
     beta2: Fraction | None = None
     eps: Positive | None = None
+    initial_accumulator: NonNegative | None = None
 
     def __post_init__(self) -> None:
         own = OPTIMIZER_DEFAULTS[self.name]
@@ -126,15 +133,18 @@ class OptimizerConfig:
                 object.__setattr__(self, f.name, own[f.name])  # so that the recorded configuration is complete
 
 
+PAPER_BOUNDARIES, PAPER_FACTORS = (120_000, 180_000), (0.3, 0.1)
+
+
 @dataclass(frozen=True)
 class ScheduleConfig:
     """Learning rate over steps: constant, or `lr * factors[i]` from step `boundaries[i]` on.
 
-    Without boundaries, decay keeps the proportions of the paper's 300K-step regime
-    (1e-4 for 120K, 3e-5 for 60K, 1e-5 after): 40 % and 60 % of the steps.
+    paper_decay is the paper's regime: with lr 1e-4, 1e-4 for 120K steps, 3e-5 for 60K, 1e-5 after (appendix).
+    Without boundaries, decay keeps its proportions for 300K steps at any number of steps: 40 % and 60 %.
     """
 
-    name: Literal["constant", "decay"] = "constant"
+    name: Literal["constant", "decay", "paper_decay"] = "constant"
     boundaries: tuple[Annotated[int, Range(low=1)], ...] | None = None
     factors: tuple[Positive, ...] | None = None
 
@@ -144,8 +154,14 @@ class ScheduleConfig:
                 if getattr(self, key) is not None:
                     raise ConfigError([Problem(key, f"saw {getattr(self, key)!r}, but a constant schedule has none")])
             return
+        if self.name == "paper_decay":
+            for key, value in (("boundaries", PAPER_BOUNDARIES), ("factors", PAPER_FACTORS)):
+                if getattr(self, key) not in (None, value):
+                    message = f"saw {list(getattr(self, key))}, but paper_decay has {list(value)}; use decay for others"
+                    raise ConfigError([Problem(key, message)])
+                object.__setattr__(self, key, value)
         if self.factors is None:
-            object.__setattr__(self, "factors", (0.3, 0.1))
+            object.__setattr__(self, "factors", PAPER_FACTORS)
         if self.boundaries is not None and self.factors is not None:
             if len(self.boundaries) != len(self.factors):
                 message = (
@@ -198,11 +214,14 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.model.name == "pixelcnn" and self.loss.kappa is not None:
-            message = f"saw {self.loss.kappa!r}, but pixelcnn is trained by likelihood and has no kappa"
-            raise ConfigError([Problem("loss.kappa", message)])
-        if self.model.name == "pixeliqn" and self.loss.kappa is None:
-            object.__setattr__(self, "loss", LossConfig(kappa=KAPPA))
+        defaults: dict[str, Any] = {"kappa": KAPPA, "tau_sampling": "uniform"}
+        given = {key: value for key in defaults if (value := getattr(self.loss, key)) is not None}
+        if self.model.name == "pixeliqn":
+            object.__setattr__(self, "loss", LossConfig(**{**defaults, **given}))
+        elif given:
+            key, value = next(iter(given.items()))
+            message = f"saw {value!r}, but {self.model.name} is trained by likelihood and has no {key}"
+            raise ConfigError([Problem(f"loss.{key}", message)])
         if self.evaluate.samples < self.evaluate.splits:
             message = f"saw {self.evaluate.splits}, expected at most evaluate.samples = {self.evaluate.samples}"
             raise ConfigError([Problem("evaluate.splits", message)])

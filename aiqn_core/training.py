@@ -17,10 +17,12 @@ from torch import Tensor
 
 from aiqn_core.config import EvaluateConfig, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from aiqn_core.data import ImageData, load_data
+from aiqn_core.diagnostics import calibration
 from aiqn_core.features import Lite0
 from aiqn_core.losses import bits_per_dim
 from aiqn_core.metrics import cached_reference, evaluate_images
 from aiqn_core.models import PixelCNN, PixelIQN, build_model
+from aiqn_core.rmsprop_tf import RMSpropTF
 from aiqn_core.sampling import sample
 
 CHECKPOINT_FORMAT = 1
@@ -126,7 +128,7 @@ def train_step(
     size = config.train.batch_size
     index = torch.randint(len(images), (size,), generator=generator, device=images.device)
     batch = images[index]
-    tau = torch.rand(batch.shape, generator=generator, device=images.device)
+    tau = draw_tau(config.loss.tau_sampling, batch.shape, generator)
     label = labels[index] if config.model.conditional else None
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config.optimizer.lr, config.schedule, state.step, config.train.steps)
@@ -139,6 +141,20 @@ def train_step(
     update_ema(state.ema, state.model, ema_weight(config.train, state.step))
     state.step += 1
     losses.append(loss.detach())
+
+
+def draw_tau(
+    sampling: str | None, shape: torch.Size, generator: torch.Generator
+) -> Float[Tensor, "batch channel height width"]:
+    """Quantile levels of a batch, uniform at each place and independent of the images, however they are paired."""
+    tau = torch.rand(shape, generator=generator, device=generator.device)
+    if sampling == "stratified":
+        stratum = torch.rand(shape, generator=generator, device=generator.device).argsort(0)
+        return (stratum + tau) / len(tau)
+    if sampling == "antithetic":
+        half = len(tau) // 2
+        tau[half : 2 * half] = 1 - tau[:half]
+    return tau
 
 
 def mean_loss(losses: list[Tensor], step: int) -> dict[str, float]:
@@ -175,6 +191,8 @@ def build_optimizer(config: OptimizerConfig, parameters: list[Tensor]) -> torch.
     match config.name:
         case "rmsprop":
             return torch.optim.RMSprop(parameters, **own)
+        case "rmsprop_tf":
+            return RMSpropTF(parameters, **own)
         case "adam":
             return torch.optim.Adam(parameters, betas=(own.pop("beta1"), own.pop("beta2")), **own)
         case "sgd":
@@ -209,6 +227,8 @@ def evaluate(
     scores = evaluate_images(images, reference, extractor, settings.splits) | {"samples": settings.samples}
     if isinstance(model, PixelCNN):
         scores["bits_per_dim"] = bits_per_dim(test_loss(model, config, data))
+    else:
+        scores |= calibration_scores(model, config, data)
     for name, value in scores.items():
         if not math.isfinite(value):
             raise DivergedError(f"{name} of the samples is {value}")
@@ -241,6 +261,16 @@ def test_loss(model: PixelCNN, config: TrainConfig, data: ImageData) -> float:
         label = data.test_labels[begin : begin + len(batch)].to(device) if config.model.conditional else None
         total += len(batch) * float(model.loss(batch, None, label))
     return total / count
+
+
+def calibration_scores(model: PixelIQN, config: TrainConfig, data: ImageData) -> dict[str, float]:
+    """P(x <= Q(τ)) on at most `evaluate.samples` test images at some levels, and the mean miss (see `Calibration`)."""
+    device, count = next(model.parameters()).device, min(len(data.test), config.evaluate.samples)
+    label = data.test_labels[:count].to(device) if config.model.conditional else None
+    generator = torch.Generator().manual_seed(config.evaluate.seed)
+    found = calibration(model, data.test[:count].to(device), generator=generator, label=label)
+    named = zip(found.levels.tolist(), found.upto.tolist(), strict=True)
+    return {"calibration_error": found.error} | {f"calibration_{100 * level:02.0f}": upto for level, upto in named}
 
 
 def protocol(config: TrainConfig, data: ImageData) -> dict[str, Any]:

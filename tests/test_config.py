@@ -45,7 +45,7 @@ def test_every_mistake_is_named_at_once_with_what_is_valid():
     )
     assert len(found) == 7
     assert found[0].startswith("optimiser: unknown key; did you mean 'optimizer'? valid: data, model,")
-    assert found[1] == "optimizer.name: saw 'adm'; did you mean 'adam'? valid: rmsprop, adam, sgd"
+    assert found[1] == "optimizer.name: saw 'adm'; did you mean 'adam'? valid: rmsprop, rmsprop_tf, adam, sgd"
     assert found[2] == "optimizer.lr: saw -1.0, expected a number > 0"
     assert found[3] == "train.steps: saw True, expected an integer >= 1"
     assert found[4] == "train.batch_size: saw 'many', expected an integer >= 1"
@@ -89,6 +89,7 @@ def test_defaults_of_the_named_optimizer_are_recorded():
         "beta1": None,
         "beta2": None,
         "eps": 1e-8,
+        "initial_accumulator": None,
     }
 
 

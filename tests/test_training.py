@@ -12,6 +12,7 @@ from aiqn_core.training import (
     CheckpointError,
     DivergedError,
     build_optimizer,
+    draw_tau,
     ema_weight,
     learning_rate,
     new_state,
@@ -65,14 +66,15 @@ def test_steps_that_are_logged_and_evaluated():
     assert {"is_lite0_mean", "is_lite0_std"} <= evaluated.keys()
 
 
-def test_only_pixelcnn_has_bits_per_dim():
+def test_each_model_has_its_own_score_on_held_out_images():
     for name in ("pixelcnn", "pixeliqn"):
         last = list(train(small(name, train={"steps": 3})))[-1]
         assert ("bits_per_dim" in last.metrics) == (name == "pixelcnn")
+        assert ("calibration_error" in last.metrics) == (name == "pixeliqn")
 
 
 @pytest.mark.parametrize("name", ["pixelcnn", "pixeliqn"])
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "rmsprop_tf", "sgd"])
 def test_an_interrupted_training_ends_bit_identical(tmp_path, name, optimizer):
     settings = {"name": optimizer, "lr": 0.01} | ({} if optimizer == "adam" else {"momentum": 0.5})
     config = small(name, optimizer=settings if optimizer != "adam" else {}, schedule="decay")
@@ -214,3 +216,45 @@ def test_step_seeds_do_not_collide():
     seeds = {step_seed(seed, step) for seed in (0, 1, 2**31 - 1) for step in range(5000)}
     assert len(seeds) == 15000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_stratified_levels_fall_once_into_each_interval():
+    tau = draw_tau("stratified", torch.Size((11, 3, 5, 7)), torch.Generator().manual_seed(2))
+    strata = (tau * 11).floor().sort(0).values
+    assert torch.equal(strata, torch.arange(11.0)[:, None, None, None].expand(11, 3, 5, 7))
+    first = (tau[0] * 11).floor()  # whichever image it is, all intervals are as likely
+    assert len(first.unique()) == 11
+
+
+def test_antithetic_levels_come_in_pairs_and_an_odd_one_is_free():
+    tau = draw_tau("antithetic", torch.Size((7, 1, 5, 3)), torch.Generator().manual_seed(2))
+    assert torch.equal(tau[3:6], 1 - tau[:3])
+    assert float(tau[6].std()) > 0
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "stratified", "antithetic"])
+def test_levels_are_uniform_however_they_are_drawn(sampling):
+    """Kolmogorov's distance of the levels of one image: 1.63 / sqrt(n) is exceeded once in a hundred."""
+    draws = [draw_tau(sampling, torch.Size((5, 3, 7, 2)), torch.Generator().manual_seed(s))[4] for s in range(60)]
+    tau = torch.stack(draws).flatten().sort().values
+    distance = (tau - (torch.arange(len(tau)) + 0.5) / len(tau)).abs().max()
+    assert distance < 1.63 / len(tau) ** 0.5
+
+
+def test_stratified_levels_make_the_gradient_less_noisy():
+    deviation = {}
+    for sampling in ("uniform", "stratified", "antithetic"):
+        means = [
+            draw_tau(sampling, torch.Size((16, 1, 1, 1)), torch.Generator().manual_seed(s)).mean() for s in range(99)
+        ]
+        deviation[sampling] = float(torch.stack(means).std())
+    # of the mean of 16 levels: (1/12/16)^(1/2) = 0.072, (1/12/16^3)^(1/2) = 0.0045, and 0
+    assert deviation["uniform"] == pytest.approx(0.0722, rel=0.2)
+    assert deviation["stratified"] == pytest.approx(0.00451, rel=0.2)
+    assert deviation["antithetic"] < 1e-6
+
+
+def test_the_papers_regime_by_name():
+    schedule = ScheduleConfig(name="paper_decay")
+    rates = [learning_rate(1e-4, schedule, step, 100_000) for step in (0, 119_999, 120_000, 179_999, 180_000, 10**6)]
+    assert rates == pytest.approx([1e-4, 1e-4, 3e-5, 3e-5, 1e-5, 1e-5], rel=1e-12)
