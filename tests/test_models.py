@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from aiqn_core.config import ModelConfig
-from aiqn_core.losses import huber_quantile_loss
+from aiqn_core.diagnostics import dependency_matrix, raster
+from aiqn_core.losses import categorical_nll, huber_quantile_loss
 from aiqn_core.models import PixelCNN, PixelIQN, build_model, nearest_level, softmax_icdf, to_unit
 from aiqn_core.sampling import sample
 
@@ -41,29 +44,9 @@ def predict(model: Model, x: Tensor, tau: Tensor, label: Tensor | None) -> Tenso
     return (logits * torch.randn(256, 1, 1, dtype=x.dtype)).sum(2)
 
 
-def raster(x: Tensor) -> Tensor:
-    """(..., C, H, W) as (..., n), by row, column, channel."""
-    return x.movedim(-3, -1).flatten(-3)
-
-
-def dependencies(model: Model, draws: int = 5) -> tuple[Tensor, Tensor]:
-    """For x and for tau: [i, j] tells whether output i depends on input j at any of some random points."""
-    shape = (draws, *model.network.image_shape)
-    x, tau = (torch.rand(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    classes = model.network.num_classes
-    label = torch.randint(classes, (draws,)) if classes else None
-    output = raster(predict(model, x, tau, label))
-    rows = torch.eye(output.shape[1], dtype=torch.float64)[:, None, :].expand(-1, draws, -1)
-    inputs = (x, tau) if isinstance(model, PixelIQN) else (x,)
-    gradients = torch.autograd.grad(output, inputs, rows, is_grads_batched=True)
-    live = [raster(gradient != 0).any(1) for gradient in gradients]
-    return live[0], live[-1]
-
-
-def any_of(models: list[Model]) -> tuple[Tensor, Tensor]:
+def any_of(found: list[Tensor]) -> Tensor:
     """Over several draws of the weights: a dead ReLU can hide one dependency at one of them."""
-    found = [dependencies(model) for model in models]
-    return torch.stack([x for x, _ in found]).any(0), torch.stack([tau for _, tau in found]).any(0)
+    return torch.stack(found).any(0)
 
 
 def expected_tau(mode: str, image_shape: tuple[int, int, int]) -> Tensor:
@@ -81,11 +64,13 @@ def expected_tau(mode: str, image_shape: tuple[int, int, int]) -> Tensor:
 
 def assert_triangle(models: list[Model]) -> None:
     image_shape = models[0].network.image_shape
-    x, tau = any_of(models)
+    found = [dependency_matrix(model) for model in models]
+    x = any_of([dependencies.x for dependencies in found])
     assert torch.equal(x, torch.ones_like(x).tril(-1))
     if isinstance(models[0], PixelIQN):
         mode = models[0].network.tau_mode
         assert mode is not None
+        tau = any_of([dependencies.tau for dependencies in found if dependencies.tau is not None])
         assert torch.equal(tau, expected_tau(mode, image_shape))
 
 
@@ -112,6 +97,24 @@ def test_pixeliqn_sees_exactly_what_comes_before(image_shape, planes, classes, t
 def test_no_blind_spot_in_a_wide_image(name):
     """A vertical stack that is shifted again in every layer never sees what is above and 5 or more to the right."""
     assert_triangle([tiny(name, (1, 3, 13), layers=7, seed=s) for s in range(2)])
+
+
+@pytest.mark.parametrize(("name", "tau_mode"), [("pixelcnn", "causal"), *(("pixeliqn", mode) for mode in TAU_MODES)])
+def test_the_small_presets_width_after_weight_decay_and_in_the_average(name, tau_mode):
+    """128 planes are not divisible by three; fewer blocks than the preset's 15 cover this small image."""
+    torch.manual_seed(3)
+    config = ModelConfig.preset("small", name=name, tau_mode=tau_mode, layers=3)
+    model = build_model(config, (3, 4, 4)).double()
+    randomise(model)
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    for _ in range(2):
+        model.loss(torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8), torch.rand(2, 3, 4, 4)).backward()
+        optimizer.step()
+        for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
+            mean.data.lerp_(parameter.data, 0.2)
+    assert_triangle([model])
+    assert_triangle([average.eval()])
 
 
 @pytest.mark.parametrize(("name", "tau_mode"), [("pixelcnn", "causal"), *(("pixeliqn", mode) for mode in TAU_MODES)])
@@ -180,6 +183,19 @@ def test_number_of_parameters(size, name, tau_mode, classes, expected):
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "name", "gigaflops"),
+    [("small", "pixeliqn", 23.5), ("small", "pixelcnn", 25.1), ("large", "pixeliqn", 116.0)],
+)
+def test_forward_operations_of_an_image(size, name, gigaflops):
+    """Worked out by hand from the sizes of the kernels: 2 x multiply-adds at 32 x 32 positions."""
+    model = build_model(ModelConfig.preset(size, name=name, tau_mode="paper"), (3, 32, 32))
+    inputs = [torch.rand(1, 3, 32, 32)] * (2 if name == "pixeliqn" else 1)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gigaflops, rel=0.1)
+
+
 def test_a_hidden_output_layer_has_1024_planes():
     with torch.device("meta"):
         zero, one = (
@@ -215,6 +231,59 @@ def test_pixelcnn_loss_is_the_likelihood_of_its_softmax():
     p = model(to_unit(image, torch.float64)).softmax(2).detach().numpy()
     n, c, h, w = np.indices(image.shape)
     assert model.loss(image).item() == pytest.approx(-np.log(p[n, c, image.numpy(), h, w]).mean(), rel=1e-9)
+
+
+FEW = 3  # levels of the toy below: 0, 1 and 2
+
+
+def test_the_probabilities_of_all_images_of_a_toy_sum_to_one_and_are_met_by_samples():
+    """2 x 2 grey pixels of three levels: 81 images, each scored by the likelihood and counted among the samples."""
+    model = tiny("pixelcnn", (1, 2, 2), layers=2)
+    model.network.head.bias.data[FEW:] = -1e9
+    model.network.head.weight.data.mul_(12)  # levels 0, 1, 2 differ little as inputs; the logits must differ much
+    images = torch.cartesian_prod(*[torch.arange(FEW, dtype=torch.uint8)] * 4).reshape(-1, 1, 2, 2)
+    each = categorical_nll(model(to_unit(images, torch.float64)), images).flatten(1).sum(1)
+    probability = (-each).exp().detach()
+    assert probability.sum().item() == pytest.approx(1, abs=1e-9)
+    count = 20_000
+    found = sample(model, count, generator=torch.Generator().manual_seed(5)).flatten(1).long()
+    index = (found * torch.tensor([27, 9, 3, 1])).sum(1)
+    observed = index.bincount(minlength=81).double()
+    assert (observed > 0).sum() > 20  # not all on one image
+    often = probability * count > 5  # where a count is near enough to normal; the rest is one class
+    expected = torch.cat([probability[often], probability[~often].sum()[None]]) * count
+    observed = torch.cat([observed[often], observed[~often].sum()[None]])
+    assert scipy.stats.chisquare(observed.numpy(), expected.numpy()).pvalue > 1e-3
+
+
+def test_samples_of_a_toy_pixeliqn_have_the_frequencies_of_its_quantile_functions():
+    """1 x 2 pixels: P(a, b) is the length of the τ that lead to a, times the length that lead from a to b."""
+    model = tiny("pixeliqn", (1, 1, 2), layers=2, tau_mode="local")
+    model.network.head.weight.data.mul_(0.02)  # a few levels around 127
+    grid = (torch.arange(4000) + 0.5) / 4000
+
+    def lengths(first: Tensor, position: int) -> Tensor:
+        """The measure of each level at a position, for each first level."""
+        image = torch.zeros(len(first), 1, 1, 2, dtype=torch.uint8)
+        image[:, 0, 0, 0] = first
+        tau = torch.full((len(grid), 1, 1, 2), 0.5)
+        tau[..., position] = grid[:, None, None]
+        rows = []
+        for x in image:
+            output = model(to_unit(x.expand(len(grid), 1, 1, 2), torch.float64), tau.double())
+            rows.append(nearest_level(output)[:, 0, 0, position].long().bincount(minlength=256) / len(grid))
+        return torch.stack(rows)
+
+    levels = torch.arange(256, dtype=torch.uint8)
+    first = lengths(levels[:1], 0)[0]
+    seen = first.nonzero().squeeze(1)
+    joint = first[seen, None] * lengths(levels[seen], 1)
+    assert joint.sum().item() == pytest.approx(1, abs=1e-6)
+    assert (joint > 0.001).sum() > 5
+    found = sample(model, 20_000, generator=torch.Generator().manual_seed(5)).flatten(1).long()
+    observed = torch.zeros(256, 256).index_put_((found[:, 0], found[:, 1]), torch.ones(20_000), accumulate=True)
+    # the grid resolves a probability to 1/4000 at each of its two factors
+    assert (observed[seen] / 20_000 - joint).abs().max() < 4 * (0.25 / 20_000) ** 0.5 + 2 / 4000
 
 
 def test_batches_of_different_sizes_follow_each_other():
