@@ -111,20 +111,16 @@ def test_quickstart_is_the_experiment_of_the_readme():
             {
                 "optimizer.name": "sgd",
                 "optimizer.lr | optimizer.name=sgd": 0.1,
-                "optimizer.momentum | optimizer.name=sgd": 0.9,
+                "schedule": "decay",
                 "loss.kappa": 0.0,
             }
         ),
         sweep.arms["pixeliqn"].space,
     )
     config = sweep.final_config("pixeliqn", params, 1)
-    assert (config.optimizer.name, config.optimizer.momentum, config.loss.kappa) == ("sgd", 0.9, 0.0)
-    assert (config.train.steps, config.evaluate.every, config.evaluate.samples, config.evaluate.size) == (
-        1500,
-        250,
-        1000,
-        64,
-    )
+    assert (config.optimizer.name, config.optimizer.lr, config.schedule.name) == ("sgd", 0.1, "decay")
+    assert (config.train.steps, config.evaluate.every, config.evaluate.samples) == (800, 200, 1000)
+    assert (config.loss.kappa, config.evaluate.size) == (0.0, 64)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
