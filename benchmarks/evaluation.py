@@ -1,0 +1,49 @@
+"""The share of a search trial of the paper that is spent on evaluations: 100K steps, 2,500 samples each 10K steps.
+
+    python benchmarks/evaluation.py [--json FILE]      about five minutes on two CPU cores, one on a GPU
+
+Times of a step, of the sampler and of the metrics are measured on parts and multiplied; nothing is trained for days.
+"""
+
+import torch
+from measure import NOT_MEASURED, Row, device, publish, seconds
+from sampling import NATURAL, model_of
+from training import BATCH, images
+
+from aiqn_core.config import ModelConfig, TrainConfig
+from aiqn_core.features import Lite0
+from aiqn_core.metrics import evaluate_images, reference_statistics
+from aiqn_core.sampling import sample
+from aiqn_core.training import new_state, train_step
+
+STEPS, EVERY, SAMPLES = 100_000, 10_000, 2500
+
+
+def row_of(name: str) -> Row:
+    """Seconds of all evaluations against seconds of all steps of a trial."""
+    config = TrainConfig.from_dict(
+        {"model": vars(ModelConfig.preset("small", name=name)), "train": {"batch_size": BATCH}}
+    )
+    state = new_state(config, images(), device())
+    pixels, labels = images().train.to(device()), images().train_labels.to(device())
+    on_gpu = device().type == "cuda"
+    step = seconds(lambda: train_step(state, config, pixels, labels, []), 20 if on_gpu else 2)
+    count = SAMPLES if on_gpu else 64
+    tau = torch.rand(count, *NATURAL, device=device())
+    model = model_of(config.model, NATURAL)
+    drawing = seconds(lambda: sample(model, count, tau=tau), 1) * SAMPLES / count
+    extractor = Lite0(128)
+    shown = torch.randint(256, (count, *NATURAL), dtype=torch.uint8)
+    reference = reference_statistics(extractor(shown).pooled)
+    scoring = seconds(lambda: evaluate_images(shown, reference, extractor), 1) * SAMPLES / count
+    evaluations, training = STEPS / EVERY * (drawing + scoring), STEPS * step
+    share = evaluations / (evaluations + training)
+    what = f"{name} small: evaluating ({drawing:.3g} s sampling + {scoring:.3g} s scoring each) of a whole trial"
+    if not on_gpu:
+        print(f"{what}: {share:.2%} on this CPU")
+    goal = share if on_gpu else NOT_MEASURED
+    return Row(what, evaluations / 3600, training / 3600, "h", goal, "<= 0.05")
+
+
+if __name__ == "__main__":
+    publish("evaluation", [row_of(name) for name in ("pixeliqn", "pixelcnn")])

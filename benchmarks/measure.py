@@ -1,0 +1,102 @@
+"""What every benchmark shares: medians after a warm-up, the machine in words, a table and its JSON."""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Row(NamedTuple):
+    """One line of a benchmark: ours against something, as a ratio, and the goal that was set."""
+
+    what: str
+    ours: float
+    against: float
+    unit: str
+    ratio: float
+    goal: str  # for example "<= 2"; empty where none was set
+
+
+NOT_MEASURED = float("nan")
+
+
+def seconds(action: Callable[[], object], repeats: int = 3) -> float:
+    """The median time of an action in seconds, after one that does not count; waits for the GPU."""
+    times = []
+    for _ in range(repeats + 1):
+        synchronize()
+        begin = time.perf_counter()
+        action()
+        synchronize()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def matmul_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
+    """Floating-point operations per second of large matrix products, the yardstick of this machine."""
+    left = torch.randn(size, size, device=device(), dtype=dtype)
+    return 2 * size**3 * 10 / seconds(lambda: [left @ left for _ in range(10)])
+
+
+def machine() -> dict[str, Any]:
+    """Where the numbers were taken."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "cpu": processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
+    }
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def met(row: Row) -> str:
+    """Whether a ratio reaches its goal."""
+    if not row.goal:
+        return ""
+    if row.ratio != row.ratio:
+        return f"not measured (goal {row.goal})"
+    sign, bound = row.goal.split()[:2]
+    reached = row.ratio <= float(bound) if sign == "<=" else row.ratio >= float(bound)
+    return f"{'reached' if reached else 'MISSED'} (goal {row.goal})"
+
+
+def publish(name: str, rows: list[Row], notes: dict[str, Any] | None = None) -> None:
+    """Print the table and, where the command line says `--json FILE`, write the same numbers there."""
+    options = argparse.ArgumentParser()
+    options.add_argument("--json", type=Path, help="also write the numbers to this file")
+    file = options.parse_known_args()[0].json
+    about = machine() | (notes or {})
+    print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in about.items()))
+    width = max(len(row.what) for row in rows)
+    for row in rows:
+        shown = [f"{value:.4g} {row.unit}" if value == value else "not measured" for value in (row.ours, row.against)]
+        ratio = f"{row.ratio:.3g}" if row.ratio == row.ratio else "-"
+        print(f"{row.what:<{width}}  {shown[0]:>18}  against {shown[1]:>18}  ratio {ratio:>8}  {met(row)}")
+    if file is not None:
+        file.write_text(json.dumps({"name": name, "machine": about, "rows": [row._asdict() for row in rows]}, indent=2))
