@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+BUNDLED_DATA = ("digits", "patches")
 KAPPA = 0.002  # half a grey level in [0, 1] units, the paper's choice (appendix, "Hyperparameter Tuning")
 
 
@@ -57,7 +58,7 @@ Fraction = Annotated[float, Range(low=0, below=1)]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images. `path` is the folder of prepared data, for names that are not bundled."""
+    """Which images: bundled, or prepared by `aiqn data prepare`, with `path` the folder that was written to."""
 
     name: str = "digits"
     path: str | None = None

@@ -1,4 +1,4 @@
-"""The bundled images, grids of images and PNG files. Nothing here is downloaded."""
+"""The bundled and the prepared images, grids of images and PNG files. Nothing here is downloaded."""
 
 import hashlib
 import io
@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from aiqn_core.config import ConfigError, DataConfig, Problem, one_of
+from aiqn_core.config import ConfigError, DataConfig, Problem
+from aiqn_core.prepared import data_problems, prepared_folder, read_prepared
 
 DIGITS_TRAIN = 1500  # of 1,797
 
@@ -42,14 +43,32 @@ class ImageData:
 
 
 def load_data(config: DataConfig) -> ImageData:
-    """The images of `config.name`: "digits" or "patches"; raises ConfigError for any other name."""
+    """The images of `config.name`: "digits", "patches" or prepared data; raises ConfigError where there are none."""
     loaders = {"digits": load_digits, "patches": load_patches}
     if config.name not in loaders:
-        raise ConfigError([Problem("data.name", one_of(config.name, loaders))])
+        if problems := data_problems(config):
+            raise ConfigError(problems)
+        return load_prepared(config)
     if config.path is not None:
         message = f"saw {config.path!r}, but {config.name} is bundled and read from nowhere else; remove data.path"
         raise ConfigError([Problem("data.path", message)])
     return loaders[config.name]()
+
+
+def load_prepared(config: DataConfig) -> ImageData:
+    """Images that `prepare` wrote, mapped into memory: nothing is read before it is used."""
+    prepared = read_prepared(prepared_folder(config.name, config.path))
+    tensors = {key: torch.from_numpy(array) for key, array in prepared.arrays.items()}
+    about = prepared.about
+    return ImageData(
+        config.name,
+        tensors["train"],
+        tensors["train_labels"],
+        tensors["test"],
+        tensors["test_labels"],
+        about["num_classes"],
+        about["checksum"],
+    )
 
 
 def load_digits() -> ImageData:

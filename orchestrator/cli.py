@@ -23,6 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The images on your disk.")
+app.add_typer(data_app, name="data")
+
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
 
 
@@ -96,6 +99,45 @@ def ui(
         serve(run, host, port)
 
 
+@data_app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="cifar10, imagenet32, celeba, or a name of your own.")],
+    source: Annotated[Path, typer.Option("--from", metavar="PATH", help="The archive, or the folder of images.")],
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to; else $AIQN_DATA/NAME or ~/.cache/aiqn/data/NAME.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Crop and resize your own images to this square.")] = None,
+    unverified: Annotated[bool, typer.Option(help="Take another checksum or number of images than published.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace what was prepared before.")] = False,
+) -> None:
+    """Turn an archive of images into the arrays that trainers read.
+
+    Example: aiqn data prepare cifar10 --from cifar-10-binary.tar.gz
+    """
+    with plain_errors():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from aiqn_core import prepare as preparing
+        from aiqn_core.prepared import read_about
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(f"preparing {name}", total=None)
+            folder = preparing.prepare(
+                name,
+                source,
+                to,
+                size=size,
+                unverified=unverified,
+                force=force,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        about = read_about(folder)
+        train, test = about["shapes"]["train"], about["shapes"]["test"]
+        print(f"{name}: {train[0]} training and {test[0]} test images of {train[1]} x {train[2]} x {train[3]}")
+        print(f"in {folder}, checksum {about['checksum']}")
+
+
 def describe(loaded: "Sweep", runs: Path) -> None:
     """Print what a sweep would run."""
     print(f"{loaded.name}: {loaded.question}")
@@ -143,9 +185,10 @@ def plain_errors() -> Iterator[None]:
     except RunFolderError as error:
         print(error, file=sys.stderr)
     except Exception as error:
+        from aiqn_core.prepare import PrepareError
         from orchestrator.sweep import SweepError
 
-        if not isinstance(error, SweepError):
+        if not isinstance(error, SweepError | PrepareError):
             raise
         print(error, file=sys.stderr)
     else:

@@ -3,6 +3,7 @@
 `python -m orchestrator.sweep` prints the JSON Schema for editors, which is kept in sweeps/sweep.schema.json.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from aiqn_core.config import ConfigError, Problem, Range, TrainConfig, dotted, join, nearest, one_of
+from aiqn_core.config import ConfigError, DataConfig, Problem, Range, TrainConfig, dotted, join, nearest, one_of, parse
 from orchestrator.runs import NAME, SWEEP_NAME
 from orchestrator.space import (
     SECTIONS,
@@ -35,7 +36,6 @@ from orchestrator.space import (
     variations,
 )
 
-BUNDLED_DATA = ("digits", "patches")
 KEYS = ("name", *SECTIONS, "search", "arms", "final", "resources", "budget", "tracking")
 ALL_COMBINATIONS = 500  # up to this many are all built before a sweep starts
 LARGEST_FILE = 2**20  # bytes
@@ -503,10 +503,17 @@ def _ancestors(path: str) -> Iterator[str]:
 # --- from the file to a sweep ----------------------------------------------------------------------------------------
 
 
-def load_sweep(path: Path | str, overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Sweep:
+def load_sweep(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+    *,
+    check_data: bool = True,
+) -> Sweep:
     """The sweep of a YAML file; raises SweepError with every mistake in it.
 
-    `overrides` are "search.trials=2" and the like, their values YAML; `${NAME}` is replaced from `environ`.
+    `overrides` are "search.trials=2" and the like, their values YAML; `${NAME}` is replaced from `environ`. Data that
+    is not prepared on this machine is a mistake too, unless `check_data` is false.
     """
     document = _Document(Path(path), environ)
     text = document.read()
@@ -516,10 +523,22 @@ def load_sweep(path: Path | str, overrides: Sequence[str] = (), environ: Mapping
     arms = _arms(document)
     _check_search(document, own, arms)
     _check_configurations(document, own, arms)
+    if check_data:
+        _check_data(document, arms)
     if document.mistakes:
         raise SweepError(document.mistakes)
     sections = {name: getattr(own, name) for name in _OwnSections.model_fields}
     return Sweep(Path(path), text, question=_question(text) or own.name, arms=arms, **sections)
+
+
+def _check_data(document: _Document, arms: dict[str, Arm]) -> None:
+    from aiqn_core.prepared import data_problems  # NumPy: only where a sweep is loaded
+
+    for arm in arms.values():
+        with contextlib.suppress(ConfigError):  # told already
+            for problem in data_problems(parse(DataConfig, arm.base["data"])):
+                path = f"arms.{arm.name}.{problem.path}"
+                document.complain(path if path in document.origins else problem.path, problem.message)
 
 
 def _question(text: str) -> str:
@@ -739,9 +758,6 @@ def _config_problems(own: _OwnSections, mapping: Mapping[str, Any]) -> list[Prob
     if config.evaluate.every > config.train.steps:
         message = f"saw {config.evaluate.every}, expected at most train.steps = {config.train.steps}"
         problems.append(Problem("evaluate.every", message))
-    if config.data.name not in BUNDLED_DATA and config.data.path is None:
-        message = f"{one_of(config.data.name, BUNDLED_DATA)}, or any name with data.path"
-        problems.append(Problem("data.name", message))
     if own.search.objective.metric == "bits_per_dim" and config.model.name != "pixelcnn":
         message = f"saw {config.model.name!r}, which reports no bits_per_dim; expected another search.objective.metric"
         problems.append(Problem("model.name", message))

@@ -45,10 +45,10 @@ final: {top: 2, seeds: [5, 11], steps: 13}
 
 @pytest.fixture
 def load(tmp_path):
-    def load(text, overrides=(), environ=None):
+    def load(text, overrides=(), environ=None, **options):
         path = tmp_path / "s.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return load_sweep(path, overrides, environ or {})
+        return load_sweep(path, overrides, environ or {}, **options)
 
     return load
 
@@ -125,7 +125,7 @@ def test_quickstart_is_the_experiment_of_the_readme():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_sweep_of_the_repository(path):
-    sweep = load_sweep(path)
+    sweep = load_sweep(path, check_data=False)
     for arm in sweep.arms.values():
         for params in combinations(arm.space):
             config = sweep.config(arm.name, params, 0)
@@ -319,8 +319,10 @@ def test_without_arms_the_other_sections_are_still_checked(mistakes):
 
 
 def test_any_data_name_goes_with_a_path(load):
-    sweep = load(SMALL.replace("train:", "data: {name: cifar10, path: /data}\ntrain:"))
-    assert sweep.arms["one"].base["data"] == {"name": "cifar10", "path": "/data"}
+    text = SMALL.replace("train:", "data: {name: cifar10, path: /data}\ntrain:")
+    assert load(text, check_data=False).arms["one"].base["data"] == {"name": "cifar10", "path": "/data"}
+    with pytest.raises(SweepError, match=r"aiqn data prepare cifar10 --from <archive or folder> --to /data"):
+        load(text)
 
 
 # --- the text

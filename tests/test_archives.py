@@ -1,0 +1,86 @@
+import io
+import tarfile
+import zipfile
+
+import pytest
+
+from aiqn_core.archives import ArchiveError, md5, members
+
+FILES = {"one/a.bin": b"first", "one/b.bin": b"", "two/c.bin": bytes(range(256)) * 99}
+
+
+def tar(path, mode="w:gz", files=FILES, extra=()):
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for info in extra:
+            archive.addfile(info)
+    return path
+
+
+def zipped(path, files=FILES):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def read(source):
+    return {member.name: member.read() for member in members(source)}
+
+
+def test_a_folder_a_tar_and_a_zip_give_the_same_files(tmp_path):
+    for name, content in FILES.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(content)
+    assert read(tmp_path / "folder") == FILES
+    assert read(tar(tmp_path / "x.tar.gz")) == FILES
+    assert read(tar(tmp_path / "x.tar", "w")) == FILES
+    assert read(zipped(tmp_path / "x.zip")) == FILES
+
+
+def test_archives_in_a_folder_are_opened(tmp_path):
+    tar(tmp_path / "x.tar", "w")
+    zipped(tmp_path / "y.zip", {"three/d.bin": b"d"})
+    assert read(tmp_path) == {**FILES, "three/d.bin": b"d"}
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil"])
+def test_members_that_point_outside_are_refused(tmp_path, name):
+    for archive in (tar(tmp_path / "x.tar.gz", files={name: b"x"}), zipped(tmp_path / "x.zip", {name: b"x"})):
+        with pytest.raises(ArchiveError, match="points outside"):
+            read(archive)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path, kind):
+    info = tarfile.TarInfo("link")
+    info.type, info.linkname = kind, "/etc/passwd"
+    with pytest.raises(ArchiveError, match="link or a device"):
+        read(tar(tmp_path / "x.tar", "w", extra=[info]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("suffix", [".tar.gz", ".zip", ".tar"])
+def test_truncated_archives_are_one_clear_error(tmp_path, suffix, share):
+    path = tmp_path / f"x{suffix}"
+    zipped(path) if suffix == ".zip" else tar(path, "w" if suffix == ".tar" else "w:gz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * min(len(whole), 25_000))])
+    with pytest.raises(ArchiveError, match="damaged"):
+        read(path)
+
+
+def test_a_text_file_that_is_called_an_archive(tmp_path):
+    (tmp_path / "x.tar.gz").write_text("<html>not found</html>")
+    with pytest.raises(ArchiveError, match="damaged or incomplete"):
+        read(tmp_path / "x.tar.gz")
+    with pytest.raises(ArchiveError, match="no such file"):
+        read(tmp_path / "nowhere")
+
+
+def test_md5_of_a_known_text(tmp_path):
+    (tmp_path / "x").write_bytes(b"The quick brown fox jumps over the lazy dog")
+    assert md5(tmp_path / "x") == "9e107d9d372bb6826bd81d3542a419d6"

@@ -1,0 +1,354 @@
+"""Small archives in the genuine formats, read back pixel by pixel; and bad ones, each with its one clear error."""
+
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aiqn_core.archives import md5
+from aiqn_core.config import ConfigError, DataConfig, TrainConfig
+from aiqn_core.data import load_data
+from aiqn_core.prepare import DATASETS, PrepareError, prepare
+from aiqn_core.prepared import PreparedError, read_prepared
+from aiqn_core.training import train
+
+SIZES = {f"data_batch_{i}": 5 + i for i in range(1, 6)} | {"test_batch": 11}
+
+
+def batch(count, seed, classes=10, first=0):
+    """Random images (no symmetry, so that swapped axes show) and labels."""
+    random = np.random.RandomState(seed)
+    return random.randint(0, 256, (count, 3, 32, 32), np.uint8), random.randint(first, first + classes, count)
+
+
+BATCHES = {name: batch(count, seed) for seed, (name, count) in enumerate(SIZES.items())}
+TRAIN = np.concatenate([BATCHES[f"data_batch_{i}"][0] for i in range(1, 6)])
+TRAIN_LABELS = np.concatenate([BATCHES[f"data_batch_{i}"][1] for i in range(1, 6)])
+
+
+def binary(images, labels):
+    return b"".join(bytes([label]) + image.tobytes() for image, label in zip(images, labels, strict=True))
+
+
+def pickled(images, labels):
+    content = {b"batch_label": b"x", b"labels": [int(label) for label in labels], b"data": images.reshape(-1, 3072)}
+    return pickle.dumps(content, protocol=2)
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def tar(path, files, mode="w:gz"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def zipped(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+BINARY = {f"cifar-10-batches-bin/{name}.bin": binary(*part) for name, part in BATCHES.items()}
+PICKLED = {f"cifar-10-batches-py/{name}": pickled(*part) for name, part in BATCHES.items()}
+NOTES = {"cifar-10-batches-py/batches.meta": pickle.dumps({b"label_names": [b"cat"]}, protocol=2), "readme.html": b"hi"}
+
+
+def parquet(images, labels):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"bytes": png(image), "path": None} for image in images]
+    file = io.BytesIO()
+    pq.write_table(pa.table({"img": rows, "label": [int(label) for label in labels]}), file)
+    return file.getvalue()
+
+
+def cifar_sources(folder):
+    half = len(TRAIN) // 2
+    parts = {
+        "plain_text/train-00000-of-00002.parquet": parquet(TRAIN[:half], TRAIN_LABELS[:half]),
+        "plain_text/train-00001-of-00002.parquet": parquet(TRAIN[half:], TRAIN_LABELS[half:]),
+        "plain_text/test-00000-of-00001.parquet": parquet(*BATCHES["test_batch"]),
+    }
+    return {
+        "binary": write(folder / "binary", BINARY),
+        "binary archive": tar(folder / "cifar-10-binary.tar.gz", BINARY),
+        "python": write(folder / "python", PICKLED | NOTES),
+        "python archive": tar(folder / "cifar-10-python.tar.gz", PICKLED | NOTES),
+        "parquet": write(folder / "parquet", parts),
+    }
+
+
+@pytest.mark.parametrize("form", ["binary", "binary archive", "python", "python archive", "parquet"])
+def test_cifar10_in_each_form_is_the_same(tmp_path, form):
+    folder = prepare("cifar10", cifar_sources(tmp_path)[form], tmp_path / "out", unverified=True)
+    data = load_data(DataConfig("cifar10", str(folder)))
+    assert np.array_equal(data.train.numpy(), TRAIN)
+    assert np.array_equal(data.train_labels.numpy(), TRAIN_LABELS)
+    assert np.array_equal(data.test.numpy(), BATCHES["test_batch"][0])
+    assert np.array_equal(data.test_labels.numpy(), BATCHES["test_batch"][1])
+    assert (data.shape, data.num_classes) == ((3, 32, 32), 10)
+    assert data.checksum == load_data(DataConfig("cifar10", str(folder))).checksum
+    assert (folder / "train.npy").stat().st_size < len(TRAIN) * 3072 + 200
+
+
+@pytest.mark.parametrize("suffix", ["", ".zip"])
+def test_downsampled_imagenet(tmp_path, suffix):
+    parts = {f"train_data_batch_{i}": batch(3 + i, i, 1000, 1) for i in range(1, 11)} | {
+        "val_data": batch(7, 77, 1000, 1)
+    }
+    files = {name: pickled(*part) for name, part in parts.items()}
+    if suffix:
+        zipped(tmp_path / "Imagenet32_train.zip", {k: v for k, v in files.items() if k != "val_data"})
+        zipped(tmp_path / "Imagenet32_val.zip", {"val_data": files["val_data"]})
+    else:
+        write(tmp_path, files)
+    data = load_data(DataConfig("imagenet32", str(prepare("imagenet32", tmp_path, tmp_path / "out"))))
+    images, labels = parts["val_data"]
+    expected = {(image.tobytes(), label - 1) for image, label in zip(images, labels, strict=True)}
+    pairs = zip(data.test.numpy(), data.test_labels.tolist(), strict=True)
+    assert {(image.tobytes(), label) for image, label in pairs} == expected
+    assert len(data.train) == sum(range(4, 14))
+
+
+@pytest.mark.parametrize("form", ["folders", "tars"])
+def test_small_imagenet_of_png_folders(tmp_path, form):
+    train_images, test_images = batch(13, 1)[0], batch(5, 2)[0]
+    files = {f"train_32x32/{i:07d}.png": png(image) for i, image in enumerate(train_images)}
+    held_out = {f"valid_32x32/{i:05d}.png": png(image) for i, image in enumerate(test_images)}
+    if form == "folders":
+        write(tmp_path, files | held_out)
+    else:
+        tar(tmp_path / "train_32x32.tar", files, "w")
+        tar(tmp_path / "valid_32x32.tar", held_out, "w")
+    data = load_data(DataConfig("imagenet32", str(prepare("imagenet32", tmp_path, tmp_path / "out"))))
+    assert {image.tobytes() for image in data.train.numpy()} == {image.tobytes() for image in train_images}
+    assert {image.tobytes() for image in data.test.numpy()} == {image.tobytes() for image in test_images}
+    assert data.train_labels.tolist() == [0] * 13
+
+
+def test_celeba_is_cut_at_the_centre_and_split_by_number(tmp_path):
+    y, x = np.mgrid[:218, :178]
+    picture = np.stack([x, y, 255 - x]).astype(np.uint8)  # its colours are its coordinates
+    file = io.BytesIO()
+    Image.fromarray(picture.transpose(1, 2, 0)).save(file, format="JPEG", quality=98, subsampling=0)
+    names = ("000001", "000002", "162770", "162771", "202599")
+    source = zipped(tmp_path / "img_align_celeba.zip", {f"img_align_celeba/{n}.jpg": file.getvalue() for n in names})
+    data = load_data(DataConfig("celeba", str(prepare("celeba", source, tmp_path / "out", unverified=True))))
+    assert (len(data.train), len(data.test), data.shape) == (3, 2, (3, 64, 64))
+    # the centre 108 x 108 begins at (35, 55); a pixel of 64 covers 108 / 64 of it, around its middle
+    centres = (np.arange(64) + 0.5) * 108 / 64 - 0.5
+    assert np.abs(data.train[0, 0, 32].numpy() - (35 + centres)).max() < 3
+    assert np.abs(data.train[0, 1, :, 32].numpy() - (55 + centres)).max() < 3
+
+
+def test_any_folder_of_images_by_class(tmp_path):
+    images = batch(80, 3)[0]
+    names = ("cats", "ants", "owls")
+    files = {f"mine/{names[i % 3]}/{i}.png": png(image) for i, image in enumerate(images)}
+    folder = prepare("mine", tar(tmp_path / "mine.tar.gz", files), tmp_path / "out")
+    data = load_data(DataConfig("mine", str(folder)))
+    truth = {image.tobytes(): sorted(names).index(names[i % 3]) for i, image in enumerate(images)}
+    for split, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
+        assert [truth.pop(image.tobytes()) for image in split.numpy()] == labels.tolist()
+    assert truth == {}  # each image is in one of the two
+    assert 2 <= len(data.test) <= 20
+    assert len(set(data.train_labels[:12].tolist())) == 3  # in random order, not by class
+    given = {f"{'test' if i < 7 else 'train'}/{names[i % 3]}/{i}.png": png(image) for i, image in enumerate(images)}
+    data = load_data(DataConfig("mine", str(prepare("mine", write(tmp_path / "given", given), tmp_path / "out2"))))
+    assert {image.tobytes() for image in data.test.numpy()} == {image.tobytes() for image in images[:7]}
+
+
+def test_a_size_crops_and_resizes(tmp_path):
+    wide = np.zeros((3, 20, 60), np.uint8)
+    wide[0, :, 20:40] = 255  # red where the largest centre square is
+    files = {f"{split}/a/{i}.png": png(wide) for split in ("train", "test") for i in range(2)}
+    data = load_data(DataConfig("w", str(prepare("w", write(tmp_path / "w", files), tmp_path / "out", size=5))))
+    assert data.shape == (3, 5, 5)
+    assert (data.train[:, 0] == 255).all()
+
+
+def test_it_is_kept_until_it_is_replaced_by_force(tmp_path):
+    sources, seen = cifar_sources(tmp_path), []
+    folder = prepare(
+        "cifar10", sources["binary"], tmp_path / "out", unverified=True, progress=lambda *at: seen.append(at)
+    )
+    assert seen[-1] == (len(TRAIN) + 11, 60_000)
+    before = (folder / "dataset.json").stat().st_mtime_ns
+    assert prepare("cifar10", tmp_path / "nowhere", tmp_path / "out") == folder  # nothing to do
+    assert (folder / "dataset.json").stat().st_mtime_ns == before
+    prepare("cifar10", sources["python"], folder, unverified=True, force=True)
+    assert (folder / "dataset.json").stat().st_mtime_ns > before
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_where_it_is_found_without_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIQN_DATA", str(tmp_path / "data"))
+    folder = prepare("cifar10", cifar_sources(tmp_path)["binary"], unverified=True)
+    assert folder == tmp_path / "data" / "cifar10"
+    assert len(load_data(DataConfig("cifar10")).train) == len(TRAIN)
+
+
+def test_missing_data_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIQN_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"run: aiqn data prepare cifar10 --from"):
+        load_data(DataConfig("cifar10"))
+
+
+def test_a_model_learns_on_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIQN_CACHE", str(tmp_path / "cache"))
+    folder = prepare("cifar10", cifar_sources(tmp_path)["binary"], tmp_path / "out", unverified=True)
+    config = TrainConfig.from_dict(
+        {
+            "data": {"name": "cifar10", "path": str(folder)},
+            "model": {"name": "pixelcnn", "layers": 1, "planes": 6, "kernel": 3, "skip_planes": 8, "conditional": True},
+            "optimizer": {"lr": 0.02},
+            "train": {"steps": 12, "batch_size": 3, "log_every": 4},
+            "evaluate": {"every": 12, "samples": 2, "splits": 1, "size": 32, "reference": 9},
+        }
+    )
+    told = [progress.metrics["loss"] for progress in train(config)]
+    assert told[-1] < told[0]
+    assert torch.isfinite(torch.tensor(told)).all()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+BAD = {
+    "nowhere": (lambda at: at / "nowhere", "no such file or folder"),
+    "an empty folder": (lambda at: write(at / "empty", {"notes.txt": b"x"}), "saw 0 training and 0 test images"),
+    "a truncated archive": (lambda at: cut(tar(at / "x.tar.gz", BINARY), 0.5), "damaged or incomplete"),
+    "a wrong checksum": (
+        lambda at: tar(at / "cifar-10-binary.tar.gz", BINARY),
+        r"saw the MD5 .* expected c32a1d4ab5d0",
+    ),
+    "too few images": (lambda at: write(at / "few", BINARY), "expected 50000 and 10000: a part is missing"),
+    "a missing batch": (
+        lambda at: write(at / "x", {k: v for k, v in BINARY.items() if "_3" not in k}),
+        "data_batch_3 missing",
+    ),
+    "both forms": (lambda at: write(at / "x", BINARY | PICKLED), "twice"),
+    "a truncated batch": (lambda at: write(at / "x", {"data_batch_1.bin": b"x" * 5000}), "a multiple of 3073"),
+    "a label out of range": (
+        lambda at: write(at / "x", {"data_batch_1.bin": b"\x0b" + b"x" * 3072}),
+        "saw labels 11 to 11, expected 0 to 9",
+    ),
+    "a malicious pickle": (
+        lambda at: write(at / "x", {"data_batch_1": pickle.dumps({b"data": Evil()})}),
+        r"asks to call \w+.system",
+    ),
+    "a wrong shape": (
+        lambda at: write(at / "x", {"data_batch_1": pickle.dumps({b"data": np.zeros((3, 99), np.uint8)})}),
+        r"saw data of uint8 of shape \(3, 99\)",
+    ),
+    "no labels": (
+        lambda at: write(at / "x", {"data_batch_1": pickle.dumps({b"data": np.zeros((3, 3072), np.uint8)})}),
+        "expected 3 integers",
+    ),
+    "not a mapping": (lambda at: write(at / "x", {"test_batch": pickle.dumps([1])}), "saw a pickled list"),
+    "a pickle cut short": (
+        lambda at: write(at / "x", {"test_batch": PICKLED["cifar-10-batches-py/test_batch"][:99]}),
+        "complete",
+    ),
+    "a path out of the tar": (lambda at: tar(at / "x.tar.gz", {"../data_batch_1.bin": b"x"}), "points outside"),
+    "no parquet": (lambda at: write(at / "x", {"train-00000.parquet": b"PAR1"}), "no complete Parquet file"),
+}
+
+
+def cut(path, share):
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    return path
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_source_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    make, message = BAD[case]
+    with pytest.raises(PrepareError, match=message) as caught:
+        prepare(
+            "cifar10",
+            make(tmp_path),
+            tmp_path / "out" / "cifar10",
+            unverified=case not in ("a wrong checksum", "too few images"),
+        )
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_bad_pictures_are_one_clear_error(tmp_path):
+    one = png(batch(1, 0)[0][0])
+    for name, files, message in (
+        ("text", {"a/x.png": b"<html>"}, "a/x.png: is no complete image"),
+        ("torn", {"a/x.png": one[:900]}, "a/x.png: is no complete image"),
+        (
+            "mixed",
+            {"a/x.png": one, "a/y.png": png(np.zeros((3, 32, 31), np.uint8))},
+            "saw 31 x 32 pixels, expected 32 x 32",
+        ),
+        ("none", {"a/x.txt": b"x"}, "no images in it"),
+        ("one", {"a/x.png": one}, "saw [01] training and [01] test images"),
+    ):
+        with pytest.raises(PrepareError, match=message):
+            prepare(name, write(tmp_path / name, files), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    celeba = write(tmp_path / "faces", {"000001.jpg": one})
+    with pytest.raises(PrepareError, match="saw 32 x 32 pixels, expected 178 x 218"):
+        prepare("celeba", celeba, tmp_path / "out")
+
+
+def test_names_that_cannot_be_prepared(tmp_path):
+    for name, message in (("../evil", "letters, digits"), ("digits", "bundled"), ("", "letters")):
+        with pytest.raises(PrepareError, match=message):
+            prepare(name, tmp_path)
+    with pytest.raises(PrepareError, match="cifar10 has its own size"):
+        prepare("cifar10", tmp_path, size=16)
+
+
+def test_a_prepared_folder_that_was_damaged(tmp_path):
+    folder = prepare("cifar10", cifar_sources(tmp_path)["binary"], tmp_path / "out", unverified=True)
+    whole = (folder / "train.npy").read_bytes()
+    (folder / "train.npy").write_bytes(whole[:-1])
+    with pytest.raises(PreparedError, match=r"train.npy cannot be read"):
+        read_prepared(folder)
+    (folder / "train.npy").write_bytes((folder / "test.npy").read_bytes())
+    with pytest.raises(PreparedError, match=r"has uint8 \(11, 3, 32, 32\), expected uint8 \(40, 3, 32, 32\)"):
+        read_prepared(folder)
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(PreparedError, match="prepare the data again"):
+        read_prepared(folder)
+    with pytest.raises(PrepareError, match="exists but is no prepared data"):
+        prepare("cifar10", tmp_path, tmp_path / "out")
+
+
+def test_published_checksums_are_those_of_the_archives(tmp_path, monkeypatch):
+    """The genuine archive cannot be here: with its checksum replaced by that of ours, ours is taken."""
+    source = tar(tmp_path / "cifar-10-binary.tar.gz", BINARY)
+    monkeypatch.setitem(DATASETS["cifar10"].checksums, source.name, md5(source))
+    with pytest.raises(PrepareError, match="a part is missing"):
+        prepare("cifar10", source, tmp_path / "out")
