@@ -1,4 +1,5 @@
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
@@ -56,3 +57,18 @@ def test_wrong_input_is_a_plain_line_and_exit_code_2(call, arguments, saw):
     assert result.exit_code == 2
     assert saw in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_preparing_data_says_what_is_there_and_where(call, tmp_path):
+    for split in ("train", "test"):
+        for index in range(3):
+            folder = tmp_path / "photos" / split / "cats"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (7, 5), (index, 0, 0)).save(folder / f"{index}.png")
+    result = call("data", "prepare", "photos", "--from", "photos", "--to", "out")
+    assert result.exit_code == 0
+    assert "photos: 3 training and 3 test images of 3 x 5 x 7\nin out, checksum" in result.output
+    assert "Example: aiqn data prepare" in call("data", "prepare", "--help").output
+    wrong = call("data", "prepare", "photos", "--from", "nowhere", "--to", "elsewhere")
+    assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (2, 1)
+    assert "no such file or folder" in wrong.stderr
