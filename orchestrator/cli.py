@@ -121,7 +121,8 @@ def prepare(
         from aiqn_core import prepare as preparing
         from aiqn_core.prepared import read_about
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"preparing {name}", total=None)
             folder = preparing.prepare(
                 name,
