@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from aiqn_core.config import ConfigError, Problem, Range, TrainConfig, dotted, join, nearest, one_of
+from aiqn_core.config import VECTOR_DATA, ConfigError, Problem, Range, TrainConfig, dotted, join, nearest, one_of
 from orchestrator.runs import NAME, SWEEP_NAME
 from orchestrator.space import (
     SECTIONS,
@@ -35,7 +35,7 @@ from orchestrator.space import (
     variations,
 )
 
-BUNDLED_DATA = ("digits", "patches")
+BUNDLED_DATA = ("digits", "patches", *VECTOR_DATA)
 KEYS = ("name", *SECTIONS, "search", "arms", "final", "resources", "budget", "tracking")
 ALL_COMBINATIONS = 500  # up to this many are all built before a sweep starts
 LARGEST_FILE = 2**20  # bytes
@@ -59,7 +59,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 class Objective(Section):
     """The metric that decides which trial is better; its last value counts."""
 
-    metric: Literal["fd_lite0", "is_lite0_mean", "kd_lite0", "loss", "bits_per_dim"] = "fd_lite0"
+    metric: Literal[
+        "fd_lite0",
+        "is_lite0_mean",
+        "kd_lite0",
+        "loss",
+        "bits_per_dim",
+        "energy_distance",
+        "wasserstein1_mean",
+        "test_nll",
+    ] = "fd_lite0"
     direction: Literal["minimize", "maximize"] = "minimize"
 
     @model_validator(mode="before")
@@ -742,9 +751,10 @@ def _config_problems(own: _OwnSections, mapping: Mapping[str, Any]) -> list[Prob
     if config.data.name not in BUNDLED_DATA and config.data.path is None:
         message = f"{one_of(config.data.name, BUNDLED_DATA)}, or any name with data.path"
         problems.append(Problem("data.name", message))
-    if own.search.objective.metric == "bits_per_dim" and config.model.name != "pixelcnn":
-        message = f"saw {config.model.name!r}, which reports no bits_per_dim; expected another search.objective.metric"
-        problems.append(Problem("model.name", message))
+    if (metric := own.search.objective.metric) not in config.metrics:
+        model = f"{config.model.name!r} on {config.data.name}"
+        message = f"saw {model}, which reports no {metric}; expected another search.objective.metric, such as"
+        problems.append(Problem("model.name", f"{message} {', '.join(config.metrics)}"))
     return problems
 
 
