@@ -35,7 +35,8 @@ class MaskedLinear(nn.Module):
         self.register_buffer("own_mask", mask & colour_mask(out_group, in_group, "own"), persistent=False)
         fan_in = mask.sum(1).clamp(min=1)[:, None]  # what is read; the factor 2 is He's, for ReLU
         self.weight = nn.Parameter(torch.randn(mask.shape) * mask * (2 / fan_in).sqrt())
-        self.bias = nn.Parameter(torch.zeros(len(out_group))) if bias else None
+        # Uniform, since tau is added to it: from zero biases every unit of dimension 0 would bend at tau = 1/2.
+        self.bias = nn.Parameter(torch.rand(len(out_group)) * 2 - 1) if bias else None
 
     def forward(self, x: Float[Tensor, "batch inp"]) -> Float[Tensor, "batch out"]:
         return F.linear(x, self.weight * self.mask, self.bias)
@@ -67,6 +68,7 @@ class MaskedNetwork(nn.Module):
         self.layers = nn.ModuleList([first, *(MaskedLinear(before, after, sees) for before, after in pairwise(groups))])
         self.head = MaskedLinear(groups[-1], dim.repeat_interleave(outputs), sees)
         nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
         tau_sees: Sees = "upto" if tau_mode == "causal" else "own"
         into = groups if tau_mode is not None else []
         self.taus = nn.ModuleList(MaskedLinear(dim, group, tau_sees, bias=False) for group in into)
@@ -199,7 +201,7 @@ def mixture(
     return logits.log_softmax(-1), mean, F.softplus(raw) + SMALLEST_SCALE
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what is sampled may be the input of another network
 def sample_vectors(
     model: AIQN | MADE,
     count: int,
