@@ -752,9 +752,8 @@ def _config_problems(own: _OwnSections, mapping: Mapping[str, Any]) -> list[Prob
         message = f"{one_of(config.data.name, BUNDLED_DATA)}, or any name with data.path"
         problems.append(Problem("data.name", message))
     if (metric := own.search.objective.metric) not in config.metrics:
-        model = f"{config.model.name!r} on {config.data.name}"
-        message = f"saw {model}, which reports no {metric}; expected another search.objective.metric, such as"
-        problems.append(Problem("model.name", f"{message} {', '.join(config.metrics)}"))
+        message = f"saw {config.model.name!r}, which reports no {metric}; expected another search.objective.metric"
+        problems.append(Problem("model.name", f"{message}; it reports: {', '.join(config.metrics)}"))
     return problems
 
 

@@ -206,7 +206,7 @@ def test_an_interrupted_training_ends_bit_identical(tmp_path, name, mode):
 
 
 def test_both_models_learn_in_the_training_loop():
-    """The likelihood falls below that of independent standard Gaussians, the quantile loss below the true marginals'."""
+    """The likelihood beats independent standard Gaussians, the quantile loss the true marginals."""
     data = load_data(small().data)
     after = {}
     for name in ("made", "aiqn"):
