@@ -67,8 +67,8 @@ class MaskedNetwork(nn.Module):
         first = MaskedLinear(dim, groups[0], "before")
         self.layers = nn.ModuleList([first, *(MaskedLinear(before, after, sees) for before, after in pairwise(groups))])
         self.head = MaskedLinear(groups[-1], dim.repeat_interleave(outputs), sees)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
         tau_sees: Sees = "upto" if tau_mode == "causal" else "own"
         into = groups if tau_mode is not None else []
         self.taus = nn.ModuleList(MaskedLinear(dim, group, tau_sees, bias=False) for group in into)
