@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-BUNDLED_DATA = ("digits", "patches")
 KAPPA = 0.002  # half a grey level in [0, 1] units, the paper's choice (appendix, "Hyperparameter Tuning")
+VECTOR_DATA = ("gaussian2d", "banana2d", "mixture2d")  # all other data are images
+BUNDLED_DATA = ("digits", "patches", *VECTOR_DATA)
 
 
 class Problem(NamedTuple):
@@ -58,28 +59,61 @@ Fraction = Annotated[float, Range(low=0, below=1)]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images: bundled, or prepared by `aiqn data prepare`, with `path` the folder that was written to."""
+    """Which images or vectors: bundled, or prepared by `aiqn data prepare`, with `path` the folder written to."""
 
     name: str = "digits"
     path: str | None = None
 
 
+_PIXEL_DEFAULTS = {"layers": 4, "planes": 32, "kernel": 5, "skip_planes": 128, "out_hidden": 0, "tau_mode": "causal"}
+MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "pixelcnn": _PIXEL_DEFAULTS,
+    "pixeliqn": _PIXEL_DEFAULTS,
+    "made": {"hidden": (64, 64), "components": 8},
+    "aiqn": {"hidden": (64, 64), "tau_mode": "local", "dependence": "autoregressive"},
+}
+VECTOR_MODELS = ("made", "aiqn")
+LIKELIHOODS = ("pixelcnn", "made")  # trained by likelihood: no kappa
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """Gated PixelCNN trunk with one of two heads (paper section 4; sizes in its appendix)."""
+    """A model by name with its own sizes; those of another model are refused.
 
-    name: Literal["pixelcnn", "pixeliqn"] = "pixeliqn"
-    layers: Count = 4
-    planes: Annotated[int, Range(low=3)] = 32  # at least one plane for each colour
-    kernel: Annotated[int, Range(low=3)] = 5
-    skip_planes: Annotated[int, Range(low=3)] = 128
-    out_hidden: Annotated[int, Range(low=0)] = 0
-    tau_mode: Literal["causal", "local", "paper"] = "causal"
+    Of images: the gated PixelCNN trunk with one of two heads (paper section 4; sizes in its appendix). Of vectors:
+    masked fully connected layers (sections 3 and "AIQN-VAE").
+    """
+
+    name: Literal["pixelcnn", "pixeliqn", "made", "aiqn"] = "pixeliqn"
+    layers: Count | None = None
+    planes: Annotated[int, Range(low=3)] | None = None  # at least one plane for each colour
+    kernel: Annotated[int, Range(low=3)] | None = None
+    skip_planes: Annotated[int, Range(low=3)] | None = None
+    out_hidden: Annotated[int, Range(low=0)] | None = None
+    tau_mode: Literal["causal", "local", "paper"] | None = None
     conditional: bool = False
+    hidden: tuple[Count, ...] | None = None  # width of each fully connected layer
+    dependence: Literal["autoregressive", "independent", "shared"] | None = None  # the last two: naive, section 3
+    components: Count | None = None  # Gaussians in the mixture that is one dimension's conditional density
 
     def __post_init__(self) -> None:
-        if self.kernel % 2 == 0:
+        own = MODEL_DEFAULTS[self.name]
+        if self.conditional and self.name in VECTOR_MODELS:
+            raise ConfigError([Problem("conditional", f"saw true, but {self.name} models vectors without labels")])
+        for f in dataclasses.fields(self)[1:]:
+            value = getattr(self, f.name)
+            if value is not None and f.name not in own and f.name != "conditional":
+                message = f"saw {value!r}, but {self.name} has no {f.name}; it has: {', '.join(own)}"
+                raise ConfigError([Problem(f.name, message)])
+            if value is None and f.name in own:
+                object.__setattr__(self, f.name, own[f.name])  # so that the recorded configuration is complete
+        if self.kernel is not None and self.kernel % 2 == 0:
             raise ConfigError([Problem("kernel", f"saw {self.kernel}, expected an odd integer")])
+        if self.name == "aiqn" and self.tau_mode not in (
+            valid := ("causal", "local") if self.dependence == "autoregressive" else ("local",)
+        ):
+            message = f"saw {self.tau_mode!r}; valid for aiqn, {self.dependence}: {', '.join(valid)}"
+            raise ConfigError([Problem("tau_mode", message)])
 
     @classmethod
     def preset(cls, size: str, *, name: Literal["pixelcnn", "pixeliqn"], **changes: Any) -> Self:
@@ -92,9 +126,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """PixelIQN's: Huber threshold kappa as a fraction of the pixel range (0 is the plain loss), and how tau is drawn.
+    """Of the quantile losses: the Huber threshold kappa (0 is the plain loss), and how tau is drawn.
 
-    stratified: tau at one place over the batch falls once into each of equal intervals; antithetic: tau and 1 - tau.
+    kappa is in units of the pixel range, or of the vectors. Up to half a level it changes no rounded pixel; on
+    continuous vectors every kappa above 0 narrows the distribution. stratified: tau at one place over the batch falls
+    once into each of equal intervals; antithetic: tau and 1 - tau.
     """
 
     kappa: NonNegative | None = None
@@ -177,7 +213,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """The training loop: steps, images per step, averaging of the weights."""
+    """The training loop: steps, images or vectors per step, averaging of the weights."""
 
     steps: Count = 1000
     batch_size: Count = 32
@@ -189,21 +225,27 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """When and how samples are scored. `size` is the side in pixels the feature extractor sees."""
+    """When and how samples are scored. `features`, `size` (the side in pixels they see) and `splits` are of images.
+
+    `reference` is how many real images (of the training set) or vectors (held out) samples are compared with.
+    """
 
     every: Count = 1000
     samples: Annotated[int, Range(low=2)] = 512
-    features: Literal["lite0"] = "lite0"
-    size: Annotated[int, Range(low=32)] = 128
+    features: Literal["lite0"] | None = None
+    size: Annotated[int, Range(low=32)] | None = None
     reference: Annotated[int, Range(low=2)] = 10_000
-    splits: Count = 10
+    splits: Count | None = None
     initial: bool = False  # also score the untrained model, at step 0
     seed: int = 0  # of tau and labels: the same for all trials, so that rankings share their sampling noise
 
 
+IMAGE_EVALUATION: dict[str, Any] = {"features": "lite0", "size": 128, "splits": 10}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the numbers of one training."""
+    """Everything that decides the numbers of one training; it knows which data, model and scores go together."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -215,17 +257,52 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        defaults: dict[str, Any] = {"kappa": KAPPA, "tau_sampling": "uniform"}
+        self._check_kind()
+        defaults: dict[str, Any] = {"kappa": 0.0 if self.of_vectors else KAPPA, "tau_sampling": "uniform"}
         given = {key: value for key in defaults if (value := getattr(self.loss, key)) is not None}
-        if self.model.name == "pixeliqn":
+        if self.model.name not in LIKELIHOODS:
             object.__setattr__(self, "loss", LossConfig(**{**defaults, **given}))
         elif given:
             key, value = next(iter(given.items()))
             message = f"saw {value!r}, but {self.model.name} is trained by likelihood and has no {key}"
             raise ConfigError([Problem(f"loss.{key}", message)])
-        if self.evaluate.samples < self.evaluate.splits:
+        if self.evaluate.splits is not None and self.evaluate.samples < self.evaluate.splits:
             message = f"saw {self.evaluate.splits}, expected at most evaluate.samples = {self.evaluate.samples}"
             raise ConfigError([Problem("evaluate.splits", message)])
+
+    def _check_kind(self) -> None:
+        """Refuse a model, or settings of the evaluation, that the data are not made for; complete those of images."""
+        kinds = {False: "images", True: "vectors"}
+        if (self.model.name in VECTOR_MODELS) != self.of_vectors:
+            valid = [name for name in MODEL_DEFAULTS if (name in VECTOR_MODELS) == self.of_vectors]
+            message = (
+                f"saw {self.model.name!r}, a model of {kinds[not self.of_vectors]}, but {self.data.name} is data of"
+                f" {kinds[self.of_vectors]}; valid: {', '.join(valid)}"
+            )
+            raise ConfigError([Problem("model.name", message)])
+        if not self.of_vectors:
+            given = {key: value for key, value in vars(self.evaluate).items() if value is not None}
+            object.__setattr__(self, "evaluate", EvaluateConfig(**{**IMAGE_EVALUATION, **given}))
+            return
+        for key in IMAGE_EVALUATION:
+            if (value := getattr(self.evaluate, key)) is not None:
+                message = f"saw {value!r}, but {self.data.name} is data of vectors, scored without it; leave it out"
+                raise ConfigError([Problem(f"evaluate.{key}", message)])
+
+    @property
+    def of_vectors(self) -> bool:
+        """Whether the data are vectors; otherwise they are images."""
+        return self.data.name in VECTOR_DATA
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of what is measured, besides times and counts."""
+        likelihood = self.model.name in LIKELIHOODS
+        if self.of_vectors:
+            return ("energy_distance", "wasserstein1_mean", "loss", *(("test_nll",) if likelihood else ()))
+        own = self.evaluate.features
+        scores = (f"fd_{own}", f"is_{own}_mean", f"is_{own}_std", f"kd_{own}")
+        return (*scores, "loss", *(("bits_per_dim",) if likelihood else ()))
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Self:

@@ -1,19 +1,25 @@
-"""The bundled and the prepared images, grids of images and PNG files. Nothing here is downloaded."""
+"""The bundled and the prepared images and vectors, pictures of them and PNG files. Nothing here is downloaded."""
 
+import functools
 import hashlib
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from aiqn_core.config import ConfigError, DataConfig, Problem
+from aiqn_core.config import VECTOR_DATA, ConfigError, DataConfig, Problem
+from aiqn_core.densities import DENSITIES
 from aiqn_core.prepared import data_problems, prepared_folder, read_prepared
 
 DIGITS_TRAIN = 1500  # of 1,797
+VECTORS_TRAIN, VECTORS_TEST = 20_000, 10_000
+GRID = 64  # images in one picture, always the first ones
+EXTENT, BINS = 3.5, 96  # of a picture of vectors: both axes from -EXTENT to EXTENT, in standard deviations
 
 # Photographs are cut into columns of 160 pixels: 112 for training, then 48 held out. A crop lies within one part,
 # so no pixel is in a training and in a test crop, and both sets see every region of both photographs.
@@ -41,10 +47,40 @@ class ImageData:
         channel, height, width = self.train.shape[1:]
         return channel, height, width
 
+    def picture(self, images: UInt8[Tensor, "image channel height width"]) -> np.ndarray:
+        """The first images as a grid, (H, W, C) uint8."""
+        return image_grid(images[:GRID], 8)
 
-def load_data(config: DataConfig) -> ImageData:
-    """The images of `config.name`: "digits", "patches" or prepared data; raises ConfigError where there are none."""
-    loaders = {"digits": load_digits, "patches": load_patches}
+
+@dataclass(frozen=True)
+class VectorData:
+    """Vectors with shape (N, D), float32, in two sets that share nothing; units as in `densities`."""
+
+    name: str
+    train: Float32[Tensor, "train dim"]
+    test: Float32[Tensor, "test dim"]
+    true_nll: float  # mean nats per dimension of the test set under the true density: what no model beats by much
+    checksum: str
+    num_classes: int = 0
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(D,) of one vector."""
+        return (self.train.shape[1],)
+
+    def picture(self, vectors: Float[Tensor, "vector dim"]) -> np.ndarray:
+        """The density of the first two dimensions, (H, W, 1) uint8: as black as the densest bin of the test set."""
+        counts, real = histogram(vectors), histogram(self.test)
+        shade = np.sqrt(counts / max(len(vectors), 1)) / np.sqrt(real.max() / len(self.test))
+        pixels = np.rint(255 * (1 - shade.clip(0, 1))).astype(np.uint8)
+        return pixels.repeat(4, 0).repeat(4, 1)[:, :, None]
+
+
+def load_data(config: DataConfig) -> ImageData | VectorData:
+    """The data of `config.name`: bundled, a density, or prepared; raises ConfigError where there are none."""
+    vectors = {name: functools.partial(load_vectors, name) for name in VECTOR_DATA}
+    loaders: dict[str, Callable[[], ImageData | VectorData]]
+    loaders = {"digits": load_digits, "patches": load_patches, **vectors}
     if config.name not in loaders:
         if problems := data_problems(config):
             raise ConfigError(problems)
@@ -96,6 +132,25 @@ def load_patches() -> ImageData:
             cut = [photograph[top : top + PATCH, left : left + PATCH] for top, left in corners]
             crops.append(torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2))
     return _image_data("patches", *_shuffled(train), *_shuffled(test))
+
+
+def load_vectors(name: str) -> VectorData:
+    """Draws from a density in closed form, always the same ones: 20,000 to train, 10,000 to test."""
+    density = DENSITIES[name]
+    draws = density.sample(VECTORS_TRAIN + VECTORS_TEST, np.random.RandomState(0))
+    # Rounded to a grid far below any model's error: the last digits of exp and log differ between machines.
+    vectors = torch.from_numpy(np.rint(draws * 2**16) / 2**16).float()
+    train, test = vectors[:VECTORS_TRAIN], vectors[VECTORS_TRAIN:]
+    true_nll = -float(density.log_prob(test).mean()) / test.shape[1]
+    return VectorData(name, train, test, true_nll, image_checksum(train, test))
+
+
+def histogram(vectors: Float[Tensor, "vector dim"]) -> np.ndarray:
+    """Counts (BINS, BINS) of the first two dimensions: the first to the right, the second upwards."""
+    first, second = vectors[:, 0].double().cpu().numpy(), vectors[:, -1 if vectors.shape[1] == 1 else 1]
+    ends = (-EXTENT, EXTENT)
+    counts, _, _ = np.histogram2d(second.double().cpu().numpy(), first, bins=BINS, range=(ends, ends))
+    return counts[::-1]
 
 
 def patch_corners(height: int, width: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

@@ -1,33 +1,41 @@
 """Gated PixelCNN and PixelIQN (section 4): one network, two heads. Both sample as x_i = icdf(x_<i, tau_i)."""
 
 import math
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from aiqn_core.config import KAPPA, ModelConfig
+from aiqn_core.config import KAPPA, VECTOR_MODELS, ModelConfig
 from aiqn_core.layers import GatedBlock, MaskedConv, Streams, TauMode, colour_groups, convolve
 from aiqn_core.losses import categorical_nll, huber_quantile_loss
+from aiqn_core.vectors import AIQN, MADE
 
 LEVELS = 256
 
+Model: TypeAlias = "PixelCNN | PixelIQN | MADE | AIQN"
 
-def build_model(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int = 0) -> "PixelCNN | PixelIQN":
-    """The model of a configuration for images of shape (channel, height, width), with fresh weights.
 
-    `num_classes` is how many labels the data has; it is read only where `conditional` is true.
-    Raises ValueError for a shape that is not three positive integers, for `conditional` without classes and for fewer
-    planes than channels.
+def build_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int = 0) -> Model:
+    """The model of a configuration for data of one shape, with fresh weights.
+
+    The shape is (channel, height, width) of images, (dimensions,) of vectors. `num_classes` is how many labels the
+    data has; it is read only where `conditional` is true. Raises ValueError for another shape, for `conditional`
+    without classes and for fewer planes than channels, or a layer narrower than the vectors.
     """
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"image_shape: saw {image_shape}, expected (channel, height, width), for example (3, 32, 32)")
+    if config.name in VECTOR_MODELS:
+        if len(shape) != 1 or shape[0] < 1:
+            raise ValueError(f"shape: saw {shape}, but {config.name} models vectors; expected (dimensions,), as (2,)")
+        return (AIQN if config.name == "aiqn" else MADE)(config, shape[0])
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"image_shape: saw {shape}, expected (channel, height, width), for example (3, 32, 32)")
     if config.conditional and num_classes < 1:
         raise ValueError(
             f"conditional: saw true with {num_classes} classes; use data that has labels, or set conditional to false"
         )
     models: dict[str, type[PixelCNN | PixelIQN]] = {"pixelcnn": PixelCNN, "pixeliqn": PixelIQN}
-    return models[config.name](config, image_shape, num_classes if config.conditional else 0)
+    return models[config.name](config, shape, num_classes if config.conditional else 0)
 
 
 class GatedNetwork(nn.Module):
@@ -43,6 +51,12 @@ class GatedNetwork(nn.Module):
         num_classes: int,
     ) -> None:
         super().__init__()
+        # Completed by ModelConfig for every model of images.
+        assert config.planes is not None
+        assert config.layers is not None
+        assert config.kernel is not None
+        assert config.skip_planes is not None
+        assert config.out_hidden is not None
         self.image_shape, self.outputs, self.num_classes = image_shape, outputs, num_classes
         self.kernel, self.planes, self.tau_mode = config.kernel, config.planes, tau_mode
         colours = image_shape[0]

@@ -12,21 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from aiqn_core.config import EvaluateConfig, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
-from aiqn_core.data import ImageData, load_data
+from aiqn_core.data import GRID, ImageData, VectorData, load_data, load_vectors
 from aiqn_core.diagnostics import calibration
+from aiqn_core.distances import energy_distance, mean_distance, wasserstein1
 from aiqn_core.features import Lite0
 from aiqn_core.losses import bits_per_dim
 from aiqn_core.metrics import cached_reference, evaluate_images
-from aiqn_core.models import PixelCNN, PixelIQN, build_model
+from aiqn_core.models import Model, PixelCNN, PixelIQN, build_model
 from aiqn_core.rmsprop_tf import RMSpropTF
 from aiqn_core.sampling import sample
+from aiqn_core.vectors import AIQN, MADE, sample_vectors
 
 CHECKPOINT_FORMAT = 1
-GRID = 64  # images kept of each evaluation, always the first ones
+
+Data = ImageData | VectorData
+Samples = UInt8[Tensor, "image channel height width"] | Float32[Tensor, "vector dim"]
 
 
 class DivergedError(ArithmeticError):
@@ -44,7 +48,7 @@ class Progress:
     step: int
     metrics: dict[str, float]
     time: float  # unix time of the measurement, kept when it is told again after an interruption
-    samples: UInt8[Tensor, "image channel height width"] | None = None
+    samples: Samples | None = None  # of images the first 64
 
     def record(self) -> dict[str, float]:
         return {"step": self.step, "time": self.time, **self.metrics}
@@ -54,8 +58,8 @@ class Progress:
 class TrainState:
     """All that a checkpoint holds. Batches and tau are functions of (seed, step), so no generator needs saving."""
 
-    model: PixelCNN | PixelIQN
-    ema: PixelCNN | PixelIQN
+    model: Model
+    ema: Model
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
@@ -81,7 +85,8 @@ def train(config: TrainConfig, folder: Path | str | None = None) -> Iterator[Pro
         restore(checkpoint, state, config)
         yield from state.history
 
-    images, labels = data.train.to(device), data.train_labels.to(device)
+    examples = data.train.to(device)
+    labels = data.train_labels.to(device) if isinstance(data, ImageData) and config.model.conditional else None
     log_every = config.train.log_every or max(1, config.train.steps // 100)
     losses: list[Tensor] = []
     started = time.perf_counter()
@@ -109,7 +114,7 @@ def train(config: TrainConfig, folder: Path | str | None = None) -> Iterator[Pro
     if config.evaluate.initial and not state.history:
         yield evaluated()
     while state.step < config.train.steps:
-        train_step(state, config, images, labels, losses)
+        train_step(state, config, examples, labels, losses)
         if state.step % config.evaluate.every == 0 or state.step == config.train.steps:
             yield evaluated()
         elif state.step % log_every == 0:
@@ -119,20 +124,20 @@ def train(config: TrainConfig, folder: Path | str | None = None) -> Iterator[Pro
 def train_step(
     state: TrainState,
     config: TrainConfig,
-    images: UInt8[Tensor, "image channel height width"],
-    labels: Int64[Tensor, " image"],
+    examples: Samples,
+    labels: Int64[Tensor, " image"] | None,
     losses: list[Tensor],
 ) -> None:
     """One optimiser step on a random batch; appends the batch's loss (a scalar on the device) to `losses`."""
-    generator = torch.Generator(images.device).manual_seed(step_seed(config.seed, state.step))
+    generator = torch.Generator(examples.device).manual_seed(step_seed(config.seed, state.step))
     size = config.train.batch_size
-    index = torch.randint(len(images), (size,), generator=generator, device=images.device)
-    batch = images[index]
+    index = torch.randint(len(examples), (size,), generator=generator, device=examples.device)
+    batch = examples[index]
     tau = draw_tau(config.loss.tau_sampling, batch.shape, generator)
-    label = labels[index] if config.model.conditional else None
+    label = labels[index] if labels is not None else None
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config.optimizer.lr, config.schedule, state.step, config.train.steps)
-    loss = state.model.loss(batch, tau, label, config.loss.kappa)
+    loss = state.model.loss(batch, tau, label, config.loss.kappa)  # type: ignore[arg-type]  # vectors have no labels
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if config.train.clip_norm is not None:
@@ -210,14 +215,28 @@ def update_ema(ema: torch.nn.Module, model: torch.nn.Module, weight: float) -> N
     torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - weight)
 
 
-def evaluate(
-    model: PixelCNN | PixelIQN, config: TrainConfig, data: ImageData
-) -> tuple[dict[str, float], UInt8[Tensor, "image channel height width"]]:
-    """Scores of samples of the (averaged) model, and the first samples; the same tau and labels for every model.
+def evaluate(model: Model, config: TrainConfig, data: Data) -> tuple[dict[str, float], Samples]:
+    """Scores of samples of the (averaged) model, and samples to show; the same tau and labels for every model.
 
     Raises DivergedError where a score is not finite.
     """
+    if isinstance(data, VectorData):
+        assert isinstance(model, AIQN | MADE)  # TrainConfig refuses other pairs
+        scores, samples = _evaluate_vectors(model, config.evaluate, data)
+    else:
+        assert isinstance(model, PixelCNN | PixelIQN)
+        scores, samples = _evaluate_images(model, config, data)
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"{name} of the samples is {value}")
+    return scores, samples
+
+
+def _evaluate_images(
+    model: PixelCNN | PixelIQN, config: TrainConfig, data: ImageData
+) -> tuple[dict[str, float], UInt8[Tensor, "image channel height width"]]:
     settings, device = config.evaluate, next(model.parameters()).device
+    assert settings.splits is not None  # completed by TrainConfig
     tau, label = evaluation_draws(settings, data, config.model.conditional)
     images = sample(
         model, settings.samples, tau=tau.to(device), label=None if label is None else label.to(device)
@@ -229,15 +248,37 @@ def evaluate(
         scores["bits_per_dim"] = bits_per_dim(test_loss(model, config, data))
     else:
         scores |= calibration_scores(model, config, data)
-    for name, value in scores.items():
-        if not math.isfinite(value):
-            raise DivergedError(f"{name} of the samples is {value}")
     return scores, images[:GRID]
 
 
+def _evaluate_vectors(
+    model: AIQN | MADE, settings: EvaluateConfig, data: VectorData
+) -> tuple[dict[str, float], Float32[Tensor, "vector dim"]]:
+    tau, _ = evaluation_draws(settings, data, conditional=False)
+    vectors = sample_vectors(model, settings.samples, tau=tau).cpu()
+    if not bool(vectors.isfinite().all()):
+        raise DivergedError(f"{int((~vectors.isfinite()).sum())} values of the sampled vectors are not finite")
+    test = data.test[: settings.reference]
+    scores = {
+        "energy_distance": energy_distance(vectors, test, _mean_distance(data.name, len(test))),
+        "wasserstein1_mean": float(wasserstein1(vectors, test).mean()),
+        "samples": settings.samples,
+    }
+    if isinstance(model, MADE):
+        with torch.inference_mode():
+            scores["test_nll"] = float(model.loss(data.test.to(next(model.parameters()).device)))
+    return scores, vectors
+
+
+@functools.lru_cache(maxsize=4)
+def _mean_distance(name: str, count: int) -> float:
+    """Of the first test vectors among themselves, which takes as long as all the rest of an evaluation."""
+    return mean_distance(load_vectors(name).test[:count])
+
+
 def evaluation_draws(
-    settings: EvaluateConfig, data: ImageData, conditional: bool
-) -> tuple[Float[Tensor, "image channel height width"], Int64[Tensor, " image"] | None]:
+    settings: EvaluateConfig, data: Data, conditional: bool
+) -> tuple[Float[Tensor, "example *shape"], Int64[Tensor, " example"] | None]:
     """The quantile levels, and uniform labels of a conditional model, drawn on the CPU: equal on all machines."""
     generator = torch.Generator().manual_seed(settings.seed)
     tau = torch.rand((settings.samples, *data.shape), generator=generator)
@@ -273,9 +314,19 @@ def calibration_scores(model: PixelIQN, config: TrainConfig, data: ImageData) ->
     return {"calibration_error": found.error} | {f"calibration_{100 * level:02.0f}": upto for level, upto in named}
 
 
-def protocol(config: TrainConfig, data: ImageData) -> dict[str, Any]:
+def protocol(config: TrainConfig, data: Data) -> dict[str, Any]:
     """All that decides the scores besides the model, as plain JSON values: recorded with every training."""
     settings = config.evaluate
+    if isinstance(data, VectorData):
+        return {
+            "samples": settings.samples,
+            "reference": min(settings.reference, len(data.test)),
+            "reference_set": "held out",
+            "data": f"{data.name} {data.checksum}",
+            "true_nll": round(data.true_nll, 6),
+            "model_weights": "averaged",
+            "seed": settings.seed,
+        }
     return {
         **feature_extractor(settings).describe(),
         "samples": settings.samples,
@@ -294,10 +345,11 @@ def _lite0(size: int) -> Lite0:
 
 def feature_extractor(settings: EvaluateConfig) -> Lite0:
     """The feature extractor of an evaluation; one process keeps it between trainings."""
+    assert settings.size is not None  # completed by TrainConfig for images
     return _lite0(settings.size)
 
 
-def new_state(config: TrainConfig, data: ImageData, device: torch.device) -> TrainState:
+def new_state(config: TrainConfig, data: Data, device: torch.device) -> TrainState:
     """Untrained weights drawn from the configuration's seed; leaves the global random state as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

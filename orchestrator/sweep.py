@@ -59,7 +59,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 class Objective(Section):
     """The metric that decides which trial is better; its last value counts."""
 
-    metric: Literal["fd_lite0", "is_lite0_mean", "kd_lite0", "loss", "bits_per_dim"] = "fd_lite0"
+    metric: Literal[
+        "fd_lite0",
+        "is_lite0_mean",
+        "kd_lite0",
+        "loss",
+        "bits_per_dim",
+        "energy_distance",
+        "wasserstein1_mean",
+        "test_nll",
+    ] = "fd_lite0"
     direction: Literal["minimize", "maximize"] = "minimize"
 
     @model_validator(mode="before")
@@ -758,9 +767,9 @@ def _config_problems(own: _OwnSections, mapping: Mapping[str, Any]) -> list[Prob
     if config.evaluate.every > config.train.steps:
         message = f"saw {config.evaluate.every}, expected at most train.steps = {config.train.steps}"
         problems.append(Problem("evaluate.every", message))
-    if own.search.objective.metric == "bits_per_dim" and config.model.name != "pixelcnn":
-        message = f"saw {config.model.name!r}, which reports no bits_per_dim; expected another search.objective.metric"
-        problems.append(Problem("model.name", message))
+    if (metric := own.search.objective.metric) not in config.metrics:
+        message = f"saw {config.model.name!r}, which reports no {metric}; expected another search.objective.metric"
+        problems.append(Problem("model.name", f"{message}; it reports: {', '.join(config.metrics)}"))
     return problems
 
 

@@ -92,8 +92,8 @@ def _recorded(
     # torch takes seconds to import: only where something is trained
     import torch
 
-    from aiqn_core.data import encode_png, image_grid, load_data
-    from aiqn_core.training import GRID, protocol, train
+    from aiqn_core.data import encode_png, load_data
+    from aiqn_core.training import protocol, train
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -101,13 +101,13 @@ def _recorded(
     data = load_data(config.data)
     write_config(folder, assignment, device(), protocol(config, data))
     if not run.real.exists():
-        write_bytes(run.real, encode_png(image_grid(data.test[:GRID], 8)))
+        write_bytes(run.real, encode_png(data.picture(data.test)))
     log.info("attempt on %s with %s threads, configuration %s", device(), torch.get_num_threads(), assignment.config)
     recorded = {record["step"]: record for record in folder.read_history()}
     for progress in train(config, folder.path):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
-            write_bytes(folder.samples(progress.step), encode_png(image_grid(progress.samples, 8)))
+            write_bytes(folder.samples(progress.step), encode_png(data.picture(progress.samples)))
         if progress.step not in recorded:
             folder.append_metrics([record])
             folder.update_status(step=progress.step)

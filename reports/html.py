@@ -54,7 +54,7 @@ def write_report(run_folder: Path | str) -> Path:
         tables=shown,
         figures=learning_figures(results, folder),
         caution=curve_caution(results),
-        real=picture(results.folder / "real.png", "real", "images of the data set"),
+        real=picture(results.folder / "real.png", "real", "held-out data"),
         galleries=[gallery(results, arm) for arm in results.arms],
         colors={arm: color(i) for i, arm in enumerate(results.arms)},
         tones={"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER},

@@ -105,7 +105,8 @@ def _metrics(objective: Metric, runs: list[Run]) -> list[Metric]:
     names = sorted({name for run in runs for record in run.history for name in record})
     distances = [Metric(name, True) for name in names if name == "fid" or name.startswith("fd_")]
     scores = [Metric(name, False) for name in names if name.startswith("is_") and name.endswith("_mean")]
-    return [objective, *(m for m in (*distances[:1], *scores[:1]) if m.name != objective.name)]
+    vectors = [Metric(name, True) for name in ("energy_distance", "wasserstein1_mean") if name in names]
+    return [objective, *(m for m in (*distances[:1], *scores[:1], *vectors) if m.name != objective.name)]
 
 
 # Numbers of runs
@@ -395,6 +396,9 @@ def comparison(results: Results) -> Table:
         )
         if best and source and best.number != source.number:
             notes.append(f"{arm}: {source.id} did better over its seeds than {best.id}, which led the search.")
+    untrained_column = f"Untrained {objective.name}"
+    if all(row[untrained_column] == MISSING for row in shown):  # scored only where evaluate.initial asks for it
+        shown = [{key: text for key, text in row.items() if key != untrained_column} for row in shown]
     for stage in STAGES:
         for key, values in differing_protocols(results, stage).items():
             listed = ", ".join(sorted(map(str, values)))
@@ -405,7 +409,9 @@ def comparison(results: Results) -> Table:
         notes.append(
             f"Finals: the best of {results.top} configurations of each arm by their mean, which is a little optimistic."
         )
-    notes.append("Search and final values are in separate columns: they differ in steps and in the number of samples.")
+    notes.append(
+        "Search and final values are in separate columns: they can differ in steps and in the number of samples."
+    )
     notes.append(
         "± is the sample standard deviation over seeds, rounded up." + (" Bold: ahead on every seed." if leader else "")
     )

@@ -481,7 +481,7 @@ def test_an_unfinished_sweep_says_so(tmp_path: Path) -> None:
     assert "No final results yet" in text
     assert "No completed trial for pixeliqn" in text
     assert "pixeliqn: best 0 of 0" in text
-    assert "No grid of real images is recorded" in text
+    assert "No picture of real data is recorded" in text
 
 
 @pytest.mark.parametrize(

@@ -688,3 +688,31 @@ def test_whatever_is_in_the_file_it_is_a_sweep_or_an_error(tmp_path_factory, con
         assert json.loads(json.dumps(sweep.to_dict())) == sweep.to_dict()
         for arm in sweep.arms.values():
             sweep.config(arm.name, next(combinations(arm.space)), 0)
+
+
+def test_toy2d_compares_four_models_of_vectors():
+    sweep = load_sweep(ROOT / "sweeps" / "toy2d.yaml")
+    configs = {arm: sweep.config(arm, {"optimizer.lr": 0.01, "schedule": "decay"}, 5) for arm in sweep.arms}
+    assert list(configs) == ["made", "aiqn", "aiqn_independent", "aiqn_shared"]
+    assert [config.model.dependence for config in configs.values()] == [
+        None,
+        "autoregressive",
+        "independent",
+        "shared",
+    ]
+    assert all(sweep.search.objective.metric in config.metrics for config in configs.values())
+
+
+def test_images_and_vectors_have_scores_of_their_own(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\ndata: gaussian2d\narms:\n  aiqn: {model: aiqn}\n  pixelcnn: {model: pixelcnn}\n")
+    with pytest.raises(SweepError) as caught:
+        load_sweep(path)
+    first, second = map(str, caught.value.problems)
+    assert "arms.aiqn.model.name: saw 'aiqn', which reports no fd_lite0; expected another search.objective" in first
+    assert "it reports: energy_distance, wasserstein1_mean" in first
+    assert "arms.pixelcnn.model.name: saw 'pixelcnn', a model of images, but gaussian2d is data of vectors" in second
+    with pytest.raises(SweepError, match="saw 'pixelcnn', which reports no energy_distance"):
+        load_sweep(
+            path, ["data.name=digits", "arms.aiqn.model.name=pixeliqn", "search.objective.metric=energy_distance"]
+        )
