@@ -67,4 +67,4 @@ def test_it_opens_with_its_question_its_command_and_the_best_result_so_far(path)
     assert head[0] == "# yaml-language-server: $schema=sweep.schema.json"
     assert head[1].endswith("?") or "?" in head[1]
     assert any(f"aiqn sweep sweeps/{path.name}" in line for line in head)
-    assert any(line.startswith("# Best result so far: ") for line in head)
+    assert any(line.startswith("# Best result so far") for line in head)
