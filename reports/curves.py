@@ -12,7 +12,8 @@ import pandas as pd
 import vl_convert
 
 from orchestrator.runs import Run, write_bytes
-from reports.tables import Metric, Results, chosen_finals, configuration, final_groups, finite, last_value, rounded
+from reports.results import Metric, Results, chosen_finals, final_groups, finite, last_value
+from reports.rounding import configuration, rounded
 
 Axis = Literal["step", "seconds"]
 AXES: dict[Axis, str] = {"step": "training steps", "seconds": "seconds of training and evaluation"}

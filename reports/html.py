@@ -10,8 +10,12 @@ from markupsafe import Markup
 
 from orchestrator.runs import Run, RunFolder, TrialFolder, write_bytes
 from reports import tables
+from reports.answer import answer
 from reports.curves import GRID, INK, MUTED, PAPER, color, learning_figures
-from reports.tables import Results, Table
+from reports.formats import write_table
+from reports.results import STAGES, Results, chosen_finals, last_record, ranked, read_results
+from reports.rounding import plural, whole
+from reports.tables import Table
 
 STRIP = 6  # sample grids of a strip over training
 LONG = 12  # rows above which the list of trials that did not complete is folded
@@ -42,14 +46,14 @@ def write_report(run_folder: Path | str) -> Path:
     Tables as CSV, Markdown and LaTeX and figures as SVG, PNG and PDF lie beside it. The same run folder gives the same
     bytes. Raises RunFolderError where there is no run folder or it cannot be read.
     """
-    results = tables.read_results(run_folder)
+    results = read_results(run_folder)
     folder = RunFolder(Path(run_folder)).report
     shown = {table.name: table for table in all_tables(results)}
     for table in shown.values():
-        tables.write_table(table, folder)
+        write_table(table, folder)
     page = _template().render(
         results=results,
-        answer=tables.answer(results),
+        answer=answer(results),
         progress=progress(results),
         tables=shown,
         figures=learning_figures(results, folder),
@@ -76,9 +80,9 @@ def all_tables(results: Results) -> list[Table]:
 def progress(results: Results) -> str:
     """How much of the sweep is done: never silent about trials that are missing."""
     failed = sum(run.state in ("failed", "diverged", "stopped") for run in results.runs)
-    lost = f"; {tables.plural(failed, 'trial')} failed, diverged or stopped" if failed else ""
+    lost = f"; {plural(failed, 'trial')} failed, diverged or stopped" if failed else ""
     if results.finished and results.done >= results.total:
-        return f"finished: {tables.plural(results.done, 'trial')}{lost}"
+        return f"finished: {plural(results.done, 'trial')}{lost}"
     return f"unfinished: {results.done:,} of {results.total:,} trials done{lost}"
 
 
@@ -86,14 +90,12 @@ def curve_caution(results: Results) -> str:
     """What must not be compared across the lines of one figure."""
     name = results.objective.name
     samples = {
-        stage: {
-            tables.last_record(run, name).get("samples") for run in results.runs if run.stage == stage and run.history
-        }
-        for stage in tables.STAGES
+        stage: {last_record(run, name).get("samples") for run in results.runs if run.stage == stage and run.history}
+        for stage in STAGES
     }
     if not samples["search"] or not samples["final"] or samples["search"] == samples["final"]:
         return ""
-    search, final = (tables.whole(samples[stage]) for stage in tables.STAGES)
+    search, final = (whole(samples[stage]) for stage in STAGES)
     return (
         f"Search trials are scored with {search} samples, finals with {final}: a distance estimated from fewer samples "
         "is larger, so compare faint lines with faint lines and bold with bold."
@@ -102,7 +104,7 @@ def curve_caution(results: Results) -> str:
 
 def gallery(results: Results, arm: str) -> Gallery:
     """Samples by rule, never by hand: the final of the lowest seed at its largest step, else the best search trial."""
-    finals, search = tables.chosen_finals(results, arm), tables.ranked(results, arm)
+    finals, search = chosen_finals(results, arm), ranked(results, arm)
     run = min(finals, key=lambda run: run.seed) if finals else next(iter(search), None)
     steps = sample_steps(run) if run else []
     if run is None or not steps:

@@ -1,355 +1,38 @@
-"""Runs to tables: what was asked, what was measured, what is missing. Nothing here draws or knows HTML."""
+"""Results to tables. Nothing here draws or knows HTML."""
 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, write_bytes
+from orchestrator.runs import FINISHED, Run
+from reports.answer import answer
+from reports.results import (
+    STAGES,
+    Results,
+    Summary,
+    active_seconds,
+    chosen_finals,
+    differing_protocols,
+    evaluation_seconds,
+    final_groups,
+    finite,
+    last_record,
+    last_value,
+    ranked,
+    summarise,
+    untrained,
+    values_of,
+)
+from reports.rounding import MISSING, configuration, parameter, plural, plus_minus, rounded, seconds, whole
 
-MISSING = "—"
-STAGES = ("search", "final")
 TOP = 5  # configurations of each arm on the page
-
-
-class Metric(NamedTuple):
-    """A measured quantity under the name it was recorded with, and which way is better."""
-
-    name: str
-    lower_is_better: bool
-
-    @property
-    def label(self) -> str:
-        return f"{self.name} {'↓' if self.lower_is_better else '↑'}"
-
-    def key(self, value: float) -> float:
-        """A sorting key that puts the best value first."""
-        return value if self.lower_is_better else -value
-
-
-@dataclass(frozen=True)
-class Results:
-    """One sweep and all its runs, as the tables and figures read them."""
-
-    name: str
-    question: str
-    command: str
-    created: float | None  # unix seconds
-    finished: bool
-    arms: list[str]  # in the order of the sweep file
-    metrics: list[Metric]  # the objective first, then the distance and the score beside it
-    trials: int  # planned search trials of each arm
-    top: int  # configurations of each arm that go on to the final stage
-    seeds: int
-    runs: list[Run]
-    folder: Path
-
-    @property
-    def objective(self) -> Metric:
-        return self.metrics[0]
-
-    def planned(self, stage: str) -> int:
-        """How many trials of the stage each arm gets."""
-        return self.trials if stage == "search" else self.top * self.seeds
-
-    def of(self, arm: str, stage: str) -> list[Run]:
-        """The runs of one arm in one stage."""
-        return [run for run in self.runs if run.arm == arm and run.stage == stage]
-
-    @property
-    def done(self) -> int:
-        return sum(run.state in FINISHED for run in self.runs)
-
-    @property
-    def total(self) -> int:
-        """Planned trials, or those found where there are more."""
-        return sum(max(self.planned(stage), len(self.of(arm, stage))) for arm in self.arms for stage in STAGES)
-
-
-def read_results(run_folder: Path | str) -> Results:
-    """Everything recorded in a run folder; raises RunFolderError where it cannot be read."""
-    runs = load_runs(run_folder)
-    folder = RunFolder(Path(run_folder))
-    recorded = folder.read_sweep()
-    try:
-        sweep = recorded["sweep"]
-        objective, final = sweep["search"]["objective"], sweep.get("final") or {"top": 0, "seeds": []}
-        arms = list(sweep["arms"])
-        return Results(
-            name=recorded["name"],
-            question=recorded.get("question") or "",
-            command=recorded.get("command") or "",
-            created=recorded.get("created"),
-            finished=bool(recorded.get("finished")),
-            arms=arms + sorted({run.arm for run in runs} - set(arms)),
-            metrics=_metrics(Metric(objective["metric"], objective["direction"] == "minimize"), runs),
-            trials=sweep["search"]["trials"],
-            top=final["top"],
-            seeds=len(final["seeds"]),
-            runs=runs,
-            folder=folder.path,
-        )
-    except (KeyError, TypeError) as error:
-        message = f"{folder.sweep_json}: damaged, {error!r} while reading it; start the sweep again to write it anew"
-        raise RunFolderError(message) from error
-
-
-def _metrics(objective: Metric, runs: list[Run]) -> list[Metric]:
-    names = sorted({name for run in runs for record in run.history for name in record})
-    distances = [Metric(name, True) for name in names if name == "fid" or name.startswith("fd_")]
-    scores = [Metric(name, False) for name in names if name.startswith("is_") and name.endswith("_mean")]
-    vectors = [Metric(name, True) for name in ("energy_distance", "wasserstein1_mean") if name in names]
-    return [objective, *(m for m in (*distances[:1], *scores[:1], *vectors) if m.name != objective.name)]
-
-
-# Numbers of runs
-
-
-class Summary(NamedTuple):
-    """Mean and sample standard deviation (None for one value) of the values of several seeds."""
-
-    mean: float
-    deviation: float | None
-    low: float
-    high: float
-    seeds: int
-
-
-def summarise(values: Sequence[float]) -> Summary | None:
-    """The summary of finite values, or None where there are none."""
-    if not values:
-        return None
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Summary(statistics.fmean(values), deviation, min(values), max(values), len(values))
-
-
-def last_record(run: Run, metric: str) -> dict[str, Any]:
-    """The last record that holds the metric; empty where there is none."""
-    return next((record for record in reversed(run.history) if record.get(metric) is not None), {})
-
-
-def last_value(run: Run, metric: str) -> float | None:
-    """The metric at its last evaluation, or None where it was not measured or is not finite."""
-    return finite(last_record(run, metric).get(metric))
-
-
-def finite(value: Any) -> float | None:
-    """The value where it is a finite number, else None."""
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def ranked(results: Results, arm: str) -> list[Run]:
-    """Search trials of an arm that reached their last step and have a finite objective, best first."""
-    objective = results.objective
-    valued = [(last_value(run, objective.name), run) for run in results.of(arm, "search") if run.state == "completed"]
-    pairs = [(value, run) for value, run in valued if value is not None]
-    return [run for _, run in sorted(pairs, key=lambda pair: (objective.key(pair[0]), pair[1].number))]
-
-
-def final_groups(results: Results, arm: str) -> dict[int | None, list[Run]]:
-    """Finals of an arm by the search trial whose configuration they train again, each by increasing seed."""
-    groups: dict[int | None, list[Run]] = {}
-    for run in sorted(results.of(arm, "final"), key=lambda run: (run.source is None, run.source, run.seed)):
-        groups.setdefault(run.source, []).append(run)
-    return groups
-
-
-def chosen_finals(results: Results, arm: str) -> list[Run]:
-    """Completed finals of the arm's configuration with most completed seeds, then the best mean objective."""
-    objective = results.objective
-    candidates: list[tuple[int, float, int, list[Run]]] = []
-    for group in final_groups(results, arm).values():
-        runs = [run for run in group if run.state == "completed" and last_value(run, objective.name) is not None]
-        # A configuration with fewer seeds must not win by one lucky seed.
-        if summary := summarise(values_of(runs, objective.name)):
-            candidates.append((-summary.seeds, objective.key(summary.mean), len(candidates), runs))
-    return min(candidates)[-1] if candidates else []
-
-
-def values_of(runs: Iterable[Run], metric: str) -> list[float]:
-    """The finite last values of a metric over runs."""
-    return [value for run in runs if (value := last_value(run, metric)) is not None]
-
-
-def untrained(runs: Iterable[Run], metric: str) -> list[float]:
-    """The metric of the model before training (step 0), where it was recorded."""
-    return [value for run in runs for step, value in run.curve(metric) if step == 0 and math.isfinite(value)]
-
-
-def protocol(run: Run, metric: str) -> tuple[tuple[str, Any], ...]:
-    """How the last value of a metric was measured: extractor, image size, reference and the number of samples."""
-    recorded = {k: v for k, v in (run.provenance.get("protocol") or {}).items() if k != "samples"}
-    return (*sorted(recorded.items()), ("samples", last_record(run, metric).get("samples")))
-
-
-def differing_protocols(results: Results, stage: str) -> dict[str, set[Any]]:
-    """Settings of the measurement that are not the same in all completed trials of a stage, with their values."""
-    runs = [run for run in results.runs if run.stage == stage and run.state == "completed"]
-    seen: dict[str, set[Any]] = {}
-    for settings in {protocol(run, results.objective.name) for run in runs}:
-        for key, value in settings:
-            seen.setdefault(key, set()).add(value)
-    return {key: values for key, values in seen.items() if len(values) > 1}
-
-
-# Numbers as people read them
-
-
-def rounded(value: float | None, digits: int = 4) -> str:
-    """A number with `digits` significant digits; digits before the point are all kept."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    if value != 0 and abs(value) < 1e-4:
-        return f"{value:.{digits - 1}e}"
-    number = Decimal(repr(float(value)))
-    return f"{_at(number, min(0, number.adjusted() - digits + 1) if number else 0):,f}"
-
-
-def plus_minus(summary: Summary | None) -> str:
-    """Mean ± s.d.: the s.d. has two significant digits and is rounded up, the mean ends at the same place."""
-    if summary is None:
-        return MISSING
-    if not summary.deviation:
-        return rounded(summary.mean) + ("" if summary.deviation is None else " ± 0")
-    deviation = Decimal(repr(summary.deviation))
-    place = min(0, deviation.adjusted() - 1)
-    return f"{_at(Decimal(repr(float(summary.mean))), place):,f} ± {_at(deviation, place, ROUND_CEILING):,f}"
-
-
-def _at(number: Decimal, place: int, rounding: str = ROUND_HALF_EVEN) -> Decimal:
-    return number.quantize(Decimal(1).scaleb(place), rounding=rounding)
-
-
-def whole(values: Iterable[Any]) -> str:
-    """The distinct integers among values, for example "1,000" or "500, 1,000"."""
-    numbers = sorted({value for value in values if isinstance(value, int)})
-    return ", ".join(f"{number:,}" for number in numbers) or MISSING
-
-
-def seconds(value: float | None) -> str:
-    """A duration in the unit that suits it: "42 s", "12 min", "3.1 h"."""
-    if value is None:
-        return MISSING
-    if value < 10:
-        return f"{value:.1f} s"
-    if value < 300:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:,.1f} h"
-
-
-def parameter(value: Any) -> str:
-    """A hyperparameter's value: three significant digits where it is a fraction."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return MISSING if value is None else str(value)
-
-
-def configuration(params: dict[str, Any]) -> str:
-    """Hyperparameters on one line, in the order they were chosen."""
-    return ", ".join(f"{key} = {parameter(value)}" for key, value in params.items())
-
-
-def plural(count: int, noun: str) -> str:
-    """ "1 seed", "2 seeds"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-# The answer
-
-
-class Answer(NamedTuple):
-    """What the numbers say, and how far to trust it."""
-
-    sentence: str
-    qualifier: str
-    leader: str | None = None  # the arm that is clearly ahead, if one is
-
-
-def answer(results: Results) -> Answer:
-    """One sentence computed from the finals, or from the search where there are no finals."""
-    finals = {arm: runs for arm in results.arms if (runs := chosen_finals(results, arm))}
-    if not finals:
-        return _answer_of_search(results)
-    objective = results.objective
-    summaries = {arm: _summary(runs, objective.name) for arm, runs in finals.items()}
-    order = sorted(summaries, key=lambda arm: objective.key(summaries[arm].mean))
-    shown = {arm: plus_minus(summary) for arm, summary in summaries.items()}
-    counts = sorted({summary.seeds for summary in summaries.values()})
-    spread = (
-        "One seed, so nothing is known of the spread between seeds"
-        if counts == [1]
-        else "Mean ± s.d. over " + (f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds")
-    )
-    drawn = whole(last_record(run, objective.name).get("samples") for runs in finals.values() for run in runs)
-    qualifier = [f"{spread}, {drawn} samples each; this compares means, it is not a significance test."]
-    if absent := [arm for arm in results.arms if arm not in finals]:
-        qualifier.append(f"No completed final for {', '.join(absent)}.")
-    if len(order) == 1:
-        sentence = f"{order[0]} reaches {objective.name} {shown[order[0]]}; there is no other arm to compare it with"
-        return Answer(f"{sentence}{' yet' if absent else ''}.", " ".join(qualifier))
-    best, second = summaries[order[0]], summaries[order[1]]
-    against = ", ".join(f"{shown[arm]} for {arm}" for arm in order[1:])
-    overlap = best.low <= second.high and second.low <= best.high
-    if differing := differing_protocols(results, "final"):
-        sentence = f"Not comparable: the finals were measured with different {', '.join(sorted(differing))}."
-        return Answer(sentence, " ".join(qualifier))
-    qualifier.append(_second_opinion(results, finals, order))
-    if overlap:
-        sentence = f"No clear difference: {objective.name} is {shown[order[0]]} for {order[0]}, {against}"
-        ranges = "; the ranges over seeds overlap" if counts != [1] else ""
-        return Answer(f"{sentence}{ranges}.", " ".join(filter(None, qualifier)))
-    better = "lower" if objective.lower_is_better else "higher"
-    sentence = f"{order[0]} reaches the {better} {objective.name}: {shown[order[0]]}, against {against}."
-    return Answer(sentence, " ".join(filter(None, qualifier)), order[0] if min(counts) > 1 else None)
-
-
-def _summary(runs: list[Run], metric: str) -> Summary:
-    summary = summarise(values_of(runs, metric))
-    assert summary is not None  # chosen finals have a value of the objective
-    return summary
-
-
-def _second_opinion(results: Results, finals: dict[str, list[Run]], order: list[str]) -> str:
-    """Whether the other metrics rank the first two arms the same way."""
-    said = []
-    for metric in results.metrics[1:]:
-        first, second = (summarise(values_of(finals[arm], metric.name)) for arm in order[:2])
-        if first and second:
-            same = metric.key(first.mean) < metric.key(second.mean)
-            verb = "ranks them the same way" if same else "does not agree"
-            said.append(f"{metric.name} {verb}: {plus_minus(first)} ({order[0]}), {plus_minus(second)} ({order[1]}).")
-    return " ".join(said)
-
-
-def _answer_of_search(results: Results) -> Answer:
-    best = {arm: runs[0] for arm in results.arms if (runs := ranked(results, arm))}
-    if not best:
-        return Answer("No answer yet: no trial has completed.", "")
-    objective = results.objective
-    values = {arm: last_value(run, objective.name) or 0.0 for arm, run in best.items()}
-    order = sorted(values, key=lambda arm: objective.key(values[arm]))
-    listed = ", ".join(f"{rounded(values[arm])} for {arm}" for arm in order)
-    drawn = whole(last_record(run, objective.name).get("samples") for run in best.values())
-    counts = ", ".join(f"{len(ranked(results, arm))} of {arm}" for arm in order)
-    qualifier = (
-        f"Best of the completed search trials ({counts}), one seed and {drawn} samples each: "
-        "the best of many is optimistic, and this is not a significance test."
-    )
-    if absent := [arm for arm in results.arms if arm not in best]:
-        qualifier += f" No completed trial for {', '.join(absent)}."
-    return Answer(
-        f"No final results{' yet' if results.top else ''}. In the search, {objective.name} is {listed}.", qualifier
-    )
-
-
-# Tables
 
 
 @dataclass(frozen=True)
@@ -573,17 +256,6 @@ def _log(results: Results, run: Run) -> str:
     return str(path.relative_to(results.folder)) if path.is_relative_to(results.folder) else str(path)
 
 
-def active_seconds(run: Run) -> float:
-    """Seconds of training and evaluation, over all attempts."""
-    return max((value for record in run.history if (value := finite(record.get("seconds"))) is not None), default=0.0)
-
-
-def evaluation_seconds(run: Run) -> float:
-    """The part of `active_seconds` that went into evaluations; records hold the sum so far."""
-    values = (finite(record.get("evaluate_seconds")) for record in run.history)
-    return max((value for value in values if value is not None), default=0.0)
-
-
 def cost(results: Results) -> Table:
     """Seconds of training and evaluation of each arm and stage, with their sum."""
     rows: list[dict[str, Any]] = []
@@ -680,76 +352,3 @@ def trials(results: Results) -> Table:
 
 def _capitalised(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.rename(columns=lambda name: str(name).capitalize())
-
-
-# Files
-
-
-def write_table(table: Table, folder: Path) -> None:
-    """Write `<name>.csv` with full precision, `<name>.md` and `<name>.tex` as people read them."""
-    for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
-        write_bytes(folder / f"{table.name}.{suffix}", text.encode())
-
-
-def _cells(table: Table, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
-    """The text of each cell, escaped, and bold where the table says so."""
-    return [
-        [
-            bold(escape(str(cell))) if (row, column) in table.strong else escape(str(cell))
-            for column, cell in zip(table.shown.columns, cells, strict=True)
-        ]
-        for row, cells in enumerate(table.shown.to_numpy().tolist())
-    ]
-
-
-def to_csv(table: Table) -> str:
-    """Comma-separated values, full precision, missing values empty."""
-    return table.data.to_csv(index=False, lineterminator="\n")
-
-
-def to_markdown(table: Table) -> str:
-    """A pipe table with its notes below."""
-    if table.shown.empty:
-        return f"{table.title}: none.\n"
-    columns = list(table.shown.columns)
-    rule = [":--" if column in table.text else "--:" for column in columns]
-    cells = _cells(table, lambda text: text.replace("|", "\\|"), lambda text: f"**{text}**")
-    rows = ["| " + " | ".join(line) + " |" for line in [columns, rule, *cells]]
-    return "\n".join([f"**{table.title}**", "", *rows, *(f"\n{note}" for note in table.notes)]) + "\n"
-
-
-LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "--", "…": r"\ldots{}",
-    **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
-}  # fmt: skip
-
-
-def latex(text: str) -> str:
-    """Text with everything escaped that LaTeX would read as a command."""
-    return "".join(LATEX.get(character, character) for character in text)
-
-
-def to_latex(table: Table) -> str:
-    """A booktabs tabular in a table environment."""
-    if table.shown.empty:
-        return f"% {table.title}: none\n"
-    columns = list(table.shown.columns)
-    cells = [[latex(column) for column in columns], *_cells(table, latex, lambda text: rf"\textbf{{{text}}}")]
-    rows = [" & ".join(line) + r" \\" for line in cells]
-    alignment = "".join("l" if column in table.text else "r" for column in columns)
-    notes = "".join(f" {latex(note)}" for note in table.notes)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex(table.title)}.{notes}}}",
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\toprule",
-        rows[0],
-        r"\midrule",
-        *rows[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"

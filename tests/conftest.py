@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from run_folders import build_run_folder
 
 from orchestrator.runs import FORMAT, RunFolder, write_bytes, write_json
 
@@ -42,3 +43,19 @@ def record_trial():
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The run folder of a finished sweep with its report, for tests that only read it."""
+    from reports.html import write_report
+
+    folder = build_run_folder(tmp_path_factory.mktemp("runs") / "quickstart")
+    write_report(folder.path)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run folder of its own for tests that change it."""
+    return build_run_folder(tmp_path / "quickstart")

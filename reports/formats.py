@@ -1,0 +1,77 @@
+"""Tables as files: CSV with full precision, Markdown and LaTeX as people read them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.runs import write_bytes
+from reports.tables import Table
+
+
+def write_table(table: Table, folder: Path) -> None:
+    """Write `<name>.csv` with full precision, `<name>.md` and `<name>.tex` as people read them."""
+    for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
+        write_bytes(folder / f"{table.name}.{suffix}", text.encode())
+
+
+def _cells(table: Table, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
+    """The text of each cell, escaped, and bold where the table says so."""
+    return [
+        [
+            bold(escape(str(cell))) if (row, column) in table.strong else escape(str(cell))
+            for column, cell in zip(table.shown.columns, cells, strict=True)
+        ]
+        for row, cells in enumerate(table.shown.to_numpy().tolist())
+    ]
+
+
+def to_csv(table: Table) -> str:
+    """Comma-separated values, full precision, missing values empty."""
+    return table.data.to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table with its notes below."""
+    if table.shown.empty:
+        return f"{table.title}: none.\n"
+    columns = list(table.shown.columns)
+    rule = [":--" if column in table.text else "--:" for column in columns]
+    cells = _cells(table, lambda text: text.replace("|", "\\|"), lambda text: f"**{text}**")
+    rows = ["| " + " | ".join(line) + " |" for line in [columns, rule, *cells]]
+    return "\n".join([f"**{table.title}**", "", *rows, *(f"\n{note}" for note in table.notes)]) + "\n"
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "--", "…": r"\ldots{}",
+    **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Text with everything escaped that LaTeX would read as a command."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs tabular in a table environment."""
+    if table.shown.empty:
+        return f"% {table.title}: none\n"
+    columns = list(table.shown.columns)
+    cells = [[latex(column) for column in columns], *_cells(table, latex, lambda text: rf"\textbf{{{text}}}")]
+    rows = [" & ".join(line) + r" \\" for line in cells]
+    alignment = "".join("l" if column in table.text else "r" for column in columns)
+    notes = "".join(f" {latex(note)}" for note in table.notes)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(table.title)}.{notes}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        rows[0],
+        r"\midrule",
+        *rows[1:],
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,200 @@
+"""Runs as the tables and figures read them: what was asked, what was measured, what is missing."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs
+
+STAGES = ("search", "final")
+
+
+class Metric(NamedTuple):
+    """A measured quantity under the name it was recorded with, and which way is better."""
+
+    name: str
+    lower_is_better: bool
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {'↓' if self.lower_is_better else '↑'}"
+
+    def key(self, value: float) -> float:
+        """A sorting key that puts the best value first."""
+        return value if self.lower_is_better else -value
+
+
+@dataclass(frozen=True)
+class Results:
+    """One sweep and all its runs, as the tables and figures read them."""
+
+    name: str
+    question: str
+    command: str
+    created: float | None  # unix seconds
+    finished: bool
+    arms: list[str]  # in the order of the sweep file
+    metrics: list[Metric]  # the objective first, then the distance and the score beside it
+    trials: int  # planned search trials of each arm
+    top: int  # configurations of each arm that go on to the final stage
+    seeds: int
+    runs: list[Run]
+    folder: Path
+
+    @property
+    def objective(self) -> Metric:
+        return self.metrics[0]
+
+    def planned(self, stage: str) -> int:
+        """How many trials of the stage each arm gets."""
+        return self.trials if stage == "search" else self.top * self.seeds
+
+    def of(self, arm: str, stage: str) -> list[Run]:
+        """The runs of one arm in one stage."""
+        return [run for run in self.runs if run.arm == arm and run.stage == stage]
+
+    @property
+    def done(self) -> int:
+        return sum(run.state in FINISHED for run in self.runs)
+
+    @property
+    def total(self) -> int:
+        """Planned trials, or those found where there are more."""
+        return sum(max(self.planned(stage), len(self.of(arm, stage))) for arm in self.arms for stage in STAGES)
+
+
+def read_results(run_folder: Path | str) -> Results:
+    """Everything recorded in a run folder; raises RunFolderError where it cannot be read."""
+    runs = load_runs(run_folder)
+    folder = RunFolder(Path(run_folder))
+    recorded = folder.read_sweep()
+    try:
+        sweep = recorded["sweep"]
+        objective, final = sweep["search"]["objective"], sweep.get("final") or {"top": 0, "seeds": []}
+        arms = list(sweep["arms"])
+        return Results(
+            name=recorded["name"],
+            question=recorded.get("question") or "",
+            command=recorded.get("command") or "",
+            created=recorded.get("created"),
+            finished=bool(recorded.get("finished")),
+            arms=arms + sorted({run.arm for run in runs} - set(arms)),
+            metrics=_metrics(Metric(objective["metric"], objective["direction"] == "minimize"), runs),
+            trials=sweep["search"]["trials"],
+            top=final["top"],
+            seeds=len(final["seeds"]),
+            runs=runs,
+            folder=folder.path,
+        )
+    except (KeyError, TypeError) as error:
+        message = f"{folder.sweep_json}: damaged, {error!r} while reading it; start the sweep again to write it anew"
+        raise RunFolderError(message) from error
+
+
+def _metrics(objective: Metric, runs: list[Run]) -> list[Metric]:
+    names = sorted({name for run in runs for record in run.history for name in record})
+    distances = [Metric(name, True) for name in names if name == "fid" or name.startswith("fd_")]
+    scores = [Metric(name, False) for name in names if name.startswith("is_") and name.endswith("_mean")]
+    vectors = [Metric(name, True) for name in ("energy_distance", "wasserstein1_mean") if name in names]
+    return [objective, *(m for m in (*distances[:1], *scores[:1], *vectors) if m.name != objective.name)]
+
+
+class Summary(NamedTuple):
+    """Mean and sample standard deviation (None for one value) of the values of several seeds."""
+
+    mean: float
+    deviation: float | None
+    low: float
+    high: float
+    seeds: int
+
+
+def summarise(values: Sequence[float]) -> Summary | None:
+    """The summary of finite values, or None where there are none."""
+    if not values:
+        return None
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Summary(statistics.fmean(values), deviation, min(values), max(values), len(values))
+
+
+def last_record(run: Run, metric: str) -> dict[str, Any]:
+    """The last record that holds the metric; empty where there is none."""
+    return next((record for record in reversed(run.history) if record.get(metric) is not None), {})
+
+
+def last_value(run: Run, metric: str) -> float | None:
+    """The metric at its last evaluation, or None where it was not measured or is not finite."""
+    return finite(last_record(run, metric).get(metric))
+
+
+def finite(value: Any) -> float | None:
+    """The value where it is a finite number, else None."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def ranked(results: Results, arm: str) -> list[Run]:
+    """Search trials of an arm that reached their last step and have a finite objective, best first."""
+    objective = results.objective
+    valued = [(last_value(run, objective.name), run) for run in results.of(arm, "search") if run.state == "completed"]
+    pairs = [(value, run) for value, run in valued if value is not None]
+    return [run for _, run in sorted(pairs, key=lambda pair: (objective.key(pair[0]), pair[1].number))]
+
+
+def final_groups(results: Results, arm: str) -> dict[int | None, list[Run]]:
+    """Finals of an arm by the search trial whose configuration they train again, each by increasing seed."""
+    groups: dict[int | None, list[Run]] = {}
+    for run in sorted(results.of(arm, "final"), key=lambda run: (run.source is None, run.source, run.seed)):
+        groups.setdefault(run.source, []).append(run)
+    return groups
+
+
+def chosen_finals(results: Results, arm: str) -> list[Run]:
+    """Completed finals of the arm's configuration with most completed seeds, then the best mean objective."""
+    objective = results.objective
+    candidates: list[tuple[int, float, int, list[Run]]] = []
+    for group in final_groups(results, arm).values():
+        runs = [run for run in group if run.state == "completed" and last_value(run, objective.name) is not None]
+        # A configuration with fewer seeds must not win by one lucky seed.
+        if summary := summarise(values_of(runs, objective.name)):
+            candidates.append((-summary.seeds, objective.key(summary.mean), len(candidates), runs))
+    return min(candidates)[-1] if candidates else []
+
+
+def values_of(runs: Iterable[Run], metric: str) -> list[float]:
+    """The finite last values of a metric over runs."""
+    return [value for run in runs if (value := last_value(run, metric)) is not None]
+
+
+def untrained(runs: Iterable[Run], metric: str) -> list[float]:
+    """The metric of the model before training (step 0), where it was recorded."""
+    return [value for run in runs for step, value in run.curve(metric) if step == 0 and math.isfinite(value)]
+
+
+def protocol(run: Run, metric: str) -> tuple[tuple[str, Any], ...]:
+    """How the last value of a metric was measured: extractor, image size, reference and the number of samples."""
+    recorded = {k: v for k, v in (run.provenance.get("protocol") or {}).items() if k != "samples"}
+    return (*sorted(recorded.items()), ("samples", last_record(run, metric).get("samples")))
+
+
+def differing_protocols(results: Results, stage: str) -> dict[str, set[Any]]:
+    """Settings of the measurement that are not the same in all completed trials of a stage, with their values."""
+    runs = [run for run in results.runs if run.stage == stage and run.state == "completed"]
+    seen: dict[str, set[Any]] = {}
+    for settings in {protocol(run, results.objective.name) for run in runs}:
+        for key, value in settings:
+            seen.setdefault(key, set()).add(value)
+    return {key: values for key, values in seen.items() if len(values) > 1}
+
+
+def active_seconds(run: Run) -> float:
+    """Seconds of training and evaluation, over all attempts."""
+    return max((value for record in run.history if (value := finite(record.get("seconds"))) is not None), default=0.0)
+
+
+def evaluation_seconds(run: Run) -> float:
+    """The part of `active_seconds` that went into evaluations; records hold the sum so far."""
+    values = (finite(record.get("evaluate_seconds")) for record in run.history)
+    return max((value for value in values if value is not None), default=0.0)

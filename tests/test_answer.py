@@ -1,0 +1,58 @@
+import shutil
+import statistics
+
+from run_folders import FLOOR, SEEDS, distance, finals_by_hand, record, write_sweep, write_trial
+
+from orchestrator.runs import RunFolder
+from reports.answer import answer as answer_of
+from reports.results import read_results
+from reports.rounding import rounded
+from reports.tables import comparison
+
+
+def test_answer_names_the_better_arm_with_both_numbers_and_the_caveat(finished: RunFolder) -> None:
+    answer = answer_of(read_results(finished.path))
+    shown = {arm: f"{statistics.mean(finals_by_hand(finished, arm, 'fd_lite0')):.2f}" for arm in FLOOR}
+    assert answer.sentence.startswith(f"pixeliqn reaches the lower fd_lite0: {shown['pixeliqn']} ± 0.57")
+    assert f"{shown['pixelcnn']} ± 0.57 for pixelcnn" in answer.sentence
+    assert "2 seeds" in answer.qualifier
+    assert "not a significance test" in answer.qualifier
+    assert "is_lite0_mean ranks them the same way" in answer.qualifier
+    assert answer.leader == "pixeliqn"
+
+
+def test_answer_follows_the_direction_of_the_objective(folder: RunFolder) -> None:
+    search = {"trials": 6, "objective": {"metric": "is_lite0_mean", "direction": "maximize"}}
+    write_sweep(folder, search=search)
+    sentence = answer_of(read_results(folder.path)).sentence
+    assert sentence.startswith("pixeliqn reaches the higher is_lite0_mean")
+
+
+def test_seeds_that_overlap_give_no_winner(folder: RunFolder) -> None:
+    shift = distance("pixelcnn", 4, 1500, 1000) - distance("pixeliqn", 4, 1500, 1000)
+    for seed, offset in zip(SEEDS, (0.3, -0.9), strict=True):
+        shutil.rmtree(folder.trial(f"pixeliqn-final-{seed}").path)
+        history = [record("pixeliqn", 4, 1500, 1000, shift=shift + offset)]
+        write_trial(folder, "pixeliqn", "final", seed, history, seed=seed, source=4)
+    answer = answer_of(read_results(folder.path))
+    assert answer.sentence.startswith("No clear difference")
+    assert answer.leader is None
+
+
+def test_finals_of_different_protocols_are_not_compared(folder: RunFolder) -> None:
+    for seed in SEEDS:
+        shutil.rmtree(folder.trial(f"pixeliqn-final-{seed}").path)
+        write_trial(folder, "pixeliqn", "final", seed, [record("pixeliqn", 4, 1500, 777)], seed=seed, source=4)
+    results = read_results(folder.path)
+    assert answer_of(results).sentence.startswith("Not comparable: the finals were measured with different samples")
+    assert any("samples is not the same in all final trials (1000, 777)" in n for n in comparison(results).notes)
+
+
+def test_without_finals_the_search_answers_with_its_own_caveat(folder: RunFolder) -> None:
+    for path in folder.trials.glob("*-final-*"):
+        shutil.rmtree(path)
+    answer = answer_of(read_results(folder.path))
+    expected = [rounded(distance(arm, 4, 600, 512)) for arm in ("pixeliqn", "pixelcnn")]
+    assert f"{expected[0]} for pixeliqn, {expected[1]} for pixelcnn" in answer.sentence
+    assert "optimistic" in answer.qualifier
+    assert "512 samples" in answer.qualifier

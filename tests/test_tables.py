@@ -1,0 +1,54 @@
+import json
+
+import numpy as np
+import pytest
+from run_folders import FLOOR, SEARCH_STATES, SEEDS, csv_rows, distance, finals_by_hand
+
+from orchestrator.runs import RunFolder
+
+
+@pytest.mark.parametrize("metric", ["fd_lite0", "is_lite0_mean"])
+@pytest.mark.parametrize("arm", ["pixelcnn", "pixeliqn"])
+def test_comparison_is_mean_and_deviation_over_seeds(finished: RunFolder, arm: str, metric: str) -> None:
+    row = next(row for row in csv_rows(finished.report / "comparison.csv") if row["arm"] == arm)
+    values = np.array(finals_by_hand(finished, arm, metric))
+    assert len(values) == len(SEEDS)
+    assert float(row[f"final_{metric}_mean"]) == pytest.approx(values.mean(), rel=1e-12)
+    assert float(row[f"final_{metric}_deviation"]) == pytest.approx(values.std(ddof=1), rel=1e-12)
+    assert (row["final_step"], row["final_samples"], row["search_samples"]) == ("1500", "1000", "512")
+
+
+def test_comparison_takes_the_best_completed_search_trial_at_its_last_step(finished: RunFolder) -> None:
+    rows = {row["arm"]: row for row in csv_rows(finished.report / "comparison.csv")}
+    for arm in FLOOR:
+        assert rows[arm]["search_trial"] == f"{arm}-search-4"
+        assert float(rows[arm]["search_value"]) == pytest.approx(distance(arm, 4, 600, 512))
+        assert float(rows[arm]["untrained_mean"]) == pytest.approx(distance(arm, 4, 0, 1000) + 0.4)
+
+
+def test_every_trial_is_counted_once_and_every_incident_listed(finished: RunFolder) -> None:
+    rows = csv_rows(finished.report / "counts.csv")
+    for row in rows:
+        states = SEARCH_STATES[row["arm"]] if row["stage"] == "search" else ["completed"] * len(SEEDS)
+        assert {s: int(row[s]) for s in set(states)} == {s: states.count(s) for s in set(states)}
+    kinds = ("completed", "pruned", "diverged", "failed", "stopped", "running", "waiting")
+    assert sum(int(row[kind]) for row in rows for kind in kinds) == 2 * (6 + 2)
+    listed = {row["trial"]: row for row in csv_rows(finished.report / "incidents.csv")}
+    troubled = {
+        f"{a}-search-{i}": s for a, states in SEARCH_STATES.items() for i, s in enumerate(states) if s != "completed"
+    }
+    assert {trial: row["state"] for trial, row in listed.items()} == troubled
+    assert listed["pixelcnn-search-3"]["attempts"] == "3"
+    assert listed["pixelcnn-search-3"]["log"] == "trials/pixelcnn-search-3/log.txt"
+    assert listed["pixelcnn-search-3"]["message"] == "node-b was lost\nTraceback follows"
+
+
+def test_cost_adds_up(finished: RunFolder) -> None:
+    *parts, total = csv_rows(finished.report / "cost.csv")
+    by_hand = sum(
+        json.loads(path.read_text().splitlines()[-1])["seconds"] for path in finished.trials.glob("*/metrics.jsonl")
+    )
+    assert float(total["total_seconds"]) == pytest.approx(by_hand)
+    assert sum(float(row["training_seconds"]) + float(row["evaluation_seconds"]) for row in parts) == pytest.approx(
+        by_hand
+    )
