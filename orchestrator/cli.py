@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from orchestrator.runs import Run
-    from orchestrator.sweep import Sweep
+    from orchestrator.sections import Sweep
 
 DONE, TRIALS_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 3
 
@@ -187,7 +187,7 @@ def plain_errors() -> Iterator[None]:
         print(error, file=sys.stderr)
     except Exception as error:
         from aiqn_core.prepare import PrepareError
-        from orchestrator.sweep import SweepError
+        from orchestrator.document import SweepError
 
         if not isinstance(error, SweepError | PrepareError):
             raise

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.runs import FINISHED, RunFolder, trial_id
 from orchestrator.samplers import make_pruner, make_sampler
+from orchestrator.sections import Sweep, trial_seed
 from orchestrator.space import Space, optuna_params, suggest
-from orchestrator.sweep import Sweep, trial_seed
 from orchestrator.trial import Assignment
 
 CONFIGURATION_FAULTS = ("out of GPU memory", "out of memory", "configuration")  # told so that the sampler avoids them

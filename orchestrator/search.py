@@ -20,7 +20,7 @@ from typing import Any
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
-from orchestrator.sweep import Sweep, differences
+from orchestrator.sections import Sweep, differences
 from orchestrator.tracking import mirroring
 from orchestrator.trial import Assignment, run_trial
 

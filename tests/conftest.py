@@ -5,7 +5,9 @@ import os
 import pytest
 from run_folders import build_run_folder
 
+from orchestrator.document import SweepError
 from orchestrator.runs import FORMAT, RunFolder, write_bytes, write_json
+from orchestrator.sweep import load_sweep
 
 # Before anything imports ray or mlflow: nothing phones home from a test either.
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
@@ -59,3 +61,24 @@ def finished(tmp_path_factory):
 def folder(tmp_path):
     """A run folder of its own for tests that change it."""
     return build_run_folder(tmp_path / "quickstart")
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text, overrides=(), environ=None, **options):
+        path = tmp_path / "s.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_sweep(path, overrides, environ or {}, **options)
+
+    return load
+
+
+@pytest.fixture
+def mistakes(load, tmp_path):
+    def mistakes(text, overrides=(), environ=None):
+        with pytest.raises(SweepError) as caught:
+            load(text, overrides, environ)
+        assert str(caught.value).splitlines() == [str(problem) for problem in caught.value.problems]
+        return [line.removeprefix(f"{tmp_path}/") for line in str(caught.value).splitlines()]
+
+    return mistakes

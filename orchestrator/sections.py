@@ -1,0 +1,221 @@
+"""What a sweep is: the sections of its file, checked by pydantic, its arms, and what may change while it runs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from aiqn_core.config import TrainConfig, dotted
+from orchestrator.runs import SWEEP_NAME
+from orchestrator.space import (
+    Space,
+    apply,
+    merge,
+)
+
+
+class Section(BaseModel):
+    """A section of the sweep file that is not part of a training's configuration."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Objective(Section):
+    """The metric that decides which trial is better; its last value counts."""
+
+    metric: Literal[
+        "fd_lite0",
+        "is_lite0_mean",
+        "kd_lite0",
+        "loss",
+        "bits_per_dim",
+        "energy_distance",
+        "wasserstein1_mean",
+        "test_nll",
+    ] = "fd_lite0"
+    direction: Literal["minimize", "maximize"] = "minimize"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inception_scores_grow(cls, value: Any) -> Any:
+        if isinstance(value, dict) and str(value.get("metric")).startswith("is_"):
+            return {"direction": "maximize", **value}
+        return value
+
+
+class Search(Section):
+    """How configurations are found: `trials` for every arm, since equal budgets are the point."""
+
+    trials: Count = 20
+    sampler: dict[str, Any] = Field(default_factory=lambda: {"name": "tpe"})
+    pruner: dict[str, Any] = Field(default_factory=lambda: {"name": "none"})
+    objective: Objective = Objective()
+    seed: Seed = 0
+
+    @field_validator("sampler", "pruner", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Final(Section):
+    """The `top` configurations of each arm, trained again with each of the `seeds`, longer and measured better."""
+
+    top: Count = 1
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0, 1, 2)
+    steps: Count | None = None  # None: those of the arm
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("seeds that differ")
+        return value
+
+
+class Resources(Section):
+    """What one trial gets, and how often it is tried again after an infrastructure failure."""
+
+    cpu: Annotated[float, Field(gt=0)] = 1.0
+    gpu: Annotated[float, Field(ge=0)] = 0.0
+    retries: Annotated[int, Field(ge=0)] = 2
+
+    @field_validator("cpu", "gpu")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):  # Ray refuses these only when the first trial starts
+            raise ValueError("a fraction up to 1, or a whole number")
+        return value
+
+
+class Budget(Section):
+    """Limits of the whole sweep; None is no limit."""
+
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    hours: Annotated[float, Field(gt=0)] | None = None
+
+
+class Tracking(Section):
+    """The MLflow server; None is a SQLite file in the run folder."""
+
+    uri: str | None = None
+
+
+class OwnSections(Section):
+    """All of a sweep file but its arms and the defaults of their trainings."""
+
+    name: str
+    search: Search = Search()
+    final: Final | None = None
+    resources: Resources = Resources()
+    budget: Budget = Budget()
+    tracking: Tracking = Tracking()
+
+    @field_validator("name")
+    @classmethod
+    def _never_a_path(cls, value: str) -> str:
+        if not SWEEP_NAME.fullmatch(value) or len(value) > 100:
+            raise ValueError("up to 100 letters, digits, '_', '.' and '-', the first a letter or digit")
+        return value
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method: the configuration all its trials share (complete, defaults filled in) and what may vary."""
+
+    name: str
+    base: dict[str, Any]
+    space: Space
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file that has been checked: every trial it can ask for has a valid configuration."""
+
+    path: Path
+    text: str  # verbatim
+    name: str
+    question: str
+    arms: dict[str, Arm]
+    search: Search
+    final: Final | None
+    resources: Resources
+    budget: Budget
+    tracking: Tracking
+
+    def config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
+        """The configuration of a search trial with the chosen `params` (dotted path -> value)."""
+        return TrainConfig.from_dict({**apply(self.arms[arm].base, params), "seed": seed})
+
+    def final_config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
+        """The configuration of a final: the same, with the steps and the evaluation of `final`."""
+        return TrainConfig.from_dict({**with_final(apply(self.arms[arm].base, params), self.final), "seed": seed})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved sweep as plain JSON, defaults filled in."""
+        arms = {arm.name: {**arm.base, "space": arm.space.to_dict()} for arm in self.arms.values()}
+        sections = ("search", "final", "resources", "budget", "tracking")
+        own = {key: section and section.model_dump() for key in sections for section in [getattr(self, key)]}
+        return json.loads(json.dumps({"name": self.name, "arms": arms, **own}))
+
+
+def trial_seed(search_seed: int, arm: str, number: int) -> int:
+    """The seed of a search trial, 31 bits: the same on every start, and on every machine."""
+    digest = hashlib.sha256(f"{search_seed}/{arm}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted keys (of two `Sweep.to_dict`) whose change would alter the meaning of trials that have finished.
+
+    More trials, arms, finals, and seeds or steps of the finals only add; resources, budget and tracking are free.
+    """
+    changed = [key for key in ("name",) if old[key] != new[key]]
+    changed += [f"search.{key}" for key in _changed(old["search"], new["search"]) if key != "trials"]
+    if new["search"]["trials"] < old["search"]["trials"]:
+        changed.append("search.trials")
+    for name, arm in old["arms"].items():
+        if name not in new["arms"]:
+            changed.append(f"arms.{name}")
+        else:
+            changed += [f"arms.{name}.{key}" for key in _changed(arm, new["arms"][name])]
+    return sorted(changed + _final_differences(old, new))
+
+
+def _final_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    if old["final"] is None:
+        return []
+    if new["final"] is None:
+        return ["final"]
+    before, after = old["final"], new["final"]
+    steps = [arm["train"]["steps"] for arm in old["arms"].values()]  # where `final` gives none
+    fewer = {
+        "final.top": after["top"] < before["top"],
+        "final.seeds": after["seeds"][: len(before["seeds"])] != before["seeds"],
+        "final.steps": before["steps"] != after["steps"]
+        and (after["steps"] or min(steps)) < (before["steps"] or max(steps)),
+    }
+    changed = [f"final.evaluate.{key}" for key in _changed(before["evaluate"], after["evaluate"])]
+    return [key for key, is_fewer in fewer.items() if is_fewer] + changed
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    absent = object()
+    before, after = dict(dotted(old)), dict(dotted(new))
+    return [key for key in {**before, **after} if before.get(key, absent) != after.get(key, absent)]
+
+
+def with_final(mapping: Mapping[str, Any], final: Final | None) -> dict[str, Any]:
+    if final is None:
+        return dict(mapping)
+    steps = {} if final.steps is None else {"steps": final.steps}
+    return merge(mapping, {"train": steps, "evaluate": final.evaluate})

@@ -1,0 +1,32 @@
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from sweep_files import SMALL
+
+from orchestrator.schema import json_schema
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_schema_in_the_repository_is_up_to_date():
+    stored = (ROOT / "sweeps" / "sweep.schema.json").read_text()
+    assert stored == json.dumps(json_schema(), indent=2) + "\n", (
+        "run: python -m orchestrator.schema > sweeps/sweep.schema.json"
+    )
+
+
+@pytest.mark.parametrize(
+    "old", ["trials: 3", "layers: 2", "high: 1e-2", "optimizer.lr: {", "steps: 13", "model: pixeliqn"]
+)
+def test_the_schema_refuses_what_the_loader_refuses(mistakes, old):
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    text = SMALL.replace("1e-4", "1.0e-4").replace("1e-2", "1.0e-2").replace("high: 1e-2", "high: 1.0e-2")
+    old = old.replace("1e-2", "1.0e-2")
+    jsonschema.validate(yaml.safe_load(text), json_schema())
+    wrong = text.replace(old, f"x{old}", 1)
+    assert mistakes(wrong)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(wrong), json_schema())
