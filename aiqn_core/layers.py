@@ -196,10 +196,20 @@ class GatedBlock(nn.Module):
         link = self.link(above)
         if self.label_h is not None and label is not None:
             link = link + self.label_h(label)[:, :, None, None]
+        h, gated = self.horizontal(h, link, tau)
+        return BlockOutput(gate(above), h, gated)
+
+    def horizontal(
+        self,
+        h: Streams,
+        link: Float[Tensor, "batch twice_planes height width"],
+        tau: Float[Tensor, "batch colour height width"] | None,
+    ) -> tuple[Streams, Streams]:
+        """The horizontal stack one block further, and its gated features; `link` is what it reads of the rows above."""
         before = convolve(self.h, h).map(lambda x: x + link)
         if self.tau_h is not None and tau is not None:
             before = before.plus_last(self.tau_h(tau))
         gated = before.map(gate)
         residual = convolve(self.res, gated)
         # No residual around the first block: its input is the image itself, which the own output must not see.
-        return BlockOutput(gate(above), residual if self.first else h.plus(residual), gated)
+        return residual if self.first else h.plus(residual), gated

@@ -99,12 +99,15 @@ class GatedNetwork(nn.Module):
             v, h, gated = block(v, h, tau, label)
             features.append(gated)
         # The last skip reads h itself, of equal width: the last block's 1×1 would otherwise lead nowhere.
-        features[-1] = h
-        query = torch.cat([part.last for part in features], 1) if h.query is not None else None
+        return self.tail([*features[:-1], h])
+
+    def tail(self, features: list[Streams]) -> Float[Tensor, "batch channel outputs height width"]:
+        """Skip connections, hidden layers and head: from the features of all blocks to the outputs."""
+        query = torch.cat([part.last for part in features], 1) if features[0].query is not None else None
         out = convolve(self.skip, Streams(torch.cat([part.context for part in features], 1), query))
         for layer in [*self.hidden, self.head]:
             out = convolve(layer, out.map(torch.relu))
-        return out.last.reshape(len(x), self.image_shape[0], self.outputs, *x.shape[2:])
+        return out.last.reshape(len(out.last), self.image_shape[0], self.outputs, *out.last.shape[2:])
 
     def _check(self, x: Tensor, tau: Tensor | None, label: Tensor | None) -> None:
         if x.dim() != 4 or x.shape[1:] != self.image_shape:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from aiqn_core.cached_sampler import RowSampler
 from aiqn_core.config import ModelConfig
 from aiqn_core.models import PixelCNN, PixelIQN, build_model, to_unit
-from aiqn_core.sampling import sample
+from aiqn_core.sampling import JacobiSampler, sample
 
 Model = PixelCNN | PixelIQN
 KINDS = [("pixelcnn", "causal"), *(("pixeliqn", mode) for mode in ("causal", "local", "paper"))]
@@ -43,18 +44,20 @@ CASES = [
 
 @pytest.mark.parametrize(("image_shape", "changes"), CASES)
 @pytest.mark.parametrize(("name", "tau_mode"), KINDS)
-def test_cached_is_naive_bit_for_bit(name, tau_mode, image_shape, changes):
+def test_every_method_is_naive_bit_for_bit(name, tau_mode, image_shape, changes):
     model = tiny(name, image_shape, tau_mode=tau_mode, **changes)
     tau = torch.rand(5, *image_shape)
     label = torch.randint(changes["classes"], (5,)) if "classes" in changes else None
     naive = sample(model, 5, tau=tau, label=label, method="naive")
-    assert torch.equal(sample(model, 5, tau=tau, label=label), naive)
+    for method in ("cached", "row", "jacobi"):
+        assert torch.equal(sample(model, 5, tau=tau, label=label, method=method), naive)
     assert len(naive.unique()) > 8  # not all clamped to one end
     known, mask = torch.randint(256, naive.shape, dtype=torch.uint8), torch.rand(naive.shape) < 0.5
     mask[:, :, :, 0] = True  # also pixels that are known in every image
     given = {"tau": tau, "label": label, "known": known, "mask": mask}
-    filled = sample(model, 5, **given)
-    assert torch.equal(filled, sample(model, 5, **given, method="naive"))
+    filled = sample(model, 5, **given, method="naive")
+    for method in ("cached", "row", "jacobi"):
+        assert torch.equal(sample(model, 5, **given, method=method), filled)
     assert torch.equal(filled[mask], known[mask])
 
 
@@ -77,6 +80,22 @@ def test_a_sample_is_a_fixed_point_of_one_forward(name, tau_mode):
         upper = cumulative.gather(2, image.long()[:, :, None])[:, :, 0]
         lower = upper - output.double().softmax(2).gather(2, image.long()[:, :, None])[:, :, 0]
         assert ((lower - 1e-4 < tau) & (tau < upper + 1e-4)).all()
+
+
+@pytest.mark.parametrize(("name", "tau_mode"), KINDS)
+def test_fixed_points_end_at_once_where_they_begin_and_early_elsewhere(name, tau_mode):
+    model, shape = tiny(name, (3, 4, 7), tau_mode=tau_mode), (2, 3, 4, 7)
+    tau, nothing = torch.rand(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.bool)
+    image = sample(model, 2, tau=tau)
+    jacobi, row = JacobiSampler(model), RowSampler(model)
+    jacobi.fill(image.clone(), tau, None, nothing)
+    assert jacobi.iterations == 1
+    row.fill(image.clone(), tau, None, nothing)
+    assert row.iterations == [1] * 4
+    jacobi.fill(torch.zeros_like(image), tau, None, nothing)
+    assert 1 < jacobi.iterations <= 3 * 4 * 7 + 1
+    row.fill(torch.zeros_like(image), tau, None, nothing)
+    assert max(row.iterations) <= 3 * 7 + 1
 
 
 def assert_frequencies(values: Tensor, levels: Tensor, probability: Tensor) -> None:
@@ -116,7 +135,7 @@ def test_tau_orders_the_levels_of_the_first_pixel():
     assert image.flatten()[-1] == 255
 
 
-@pytest.mark.parametrize("method", ["cached", "naive"])
+@pytest.mark.parametrize("method", ["cached", "row", "jacobi", "naive"])
 def test_black_known_pixels_stay_black(method):
     model = tiny("pixeliqn", (3, 4, 5))
     known, mask = torch.zeros(3, 3, 4, 5, dtype=torch.uint8), torch.zeros(3, 3, 4, 5, dtype=torch.bool)
@@ -158,7 +177,7 @@ IMAGE = (5, 1, 3, 4)
 WRONG = [
     ({"count": 0}, "count: saw 0"),
     ({"batch_size": 0}, "batch_size: saw 0"),
-    ({"method": "fast"}, "saw 'fast'; valid: cached, naive"),
+    ({"method": "fast"}, "saw 'fast'; valid: cached, row, jacobi, naive"),
     ({"tau": torch.rand(5, 1, 4, 3)}, r"tau: saw shape \(5, 1, 4, 3\).*expected \(5, 1, 3, 4\)"),
     ({"tau": torch.zeros(IMAGE, dtype=torch.long)}, "tau: saw .*int64"),
     ({"tau": torch.full(IMAGE, 1.5)}, "expected all in"),
