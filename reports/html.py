@@ -11,7 +11,8 @@ from markupsafe import Markup
 from orchestrator.runs import Run, RunFolder, TrialFolder, write_bytes
 from reports import tables
 from reports.answer import answer
-from reports.curves import GRID, INK, MUTED, PAPER, color, learning_figures
+from reports.curves import learning_figures
+from reports.figures import GRID, INK, MUTED, PAPER, color
 from reports.formats import write_table
 from reports.results import STAGES, Results, chosen_finals, last_record, ranked, read_results
 from reports.rounding import plural, whole

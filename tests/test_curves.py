@@ -7,7 +7,7 @@ from PIL import Image
 from run_folders import SEEDS, distance, record, write_sweep, write_trial
 
 from orchestrator.runs import RunFolder
-from reports import curves
+from reports import curves, figures
 from reports.html import write_report
 from reports.results import read_results
 
@@ -80,5 +80,5 @@ def test_six_arms_keep_their_colors_apart(tmp_path: Path) -> None:
     for arm in arms:
         write_trial(folder, arm, "search", 0, [record("pixelcnn", 0, step, 512) for step in (0, 200)])
     page = write_report(folder.path).read_text()
-    assert all(f'stroke="{light}"' in page for light, _ in curves.PALETTE)
-    assert len({tone for pair in curves.PALETTE for tone in pair}) == 2 * len(arms)
+    assert all(f'stroke="{light}"' in page for light, _ in figures.PALETTE)
+    assert len({tone for pair in figures.PALETTE for tone in pair}) == 2 * len(arms)

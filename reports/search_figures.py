@@ -1,0 +1,195 @@
+"""Figures of the search: best so far, best of a smaller budget, robustness, and the effect of each parameter."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from reports.analysis import Outcome, best_of, best_so_far, is_number, logarithmic, outcomes
+from reports.figures import HEIGHT, MUTED, WIDTH, Figure, color, styled, write_chart
+from reports.results import Metric, Results
+from reports.rounding import configuration, parameter, rounded
+
+LOG_RATIO = 4.0
+MOST_BUDGETS = 60  # points of the best-of-n curve
+BINS = 8  # of a parameter's values, for the median in each
+FEWEST = 8  # trials below which a parameter's effect is not drawn
+COLUMNS = 3  # of small figures
+
+
+def search_figures(results: Results, folder: Path) -> list[Figure]:
+    """Figures of the search over all arms; their files are written to `folder`."""
+    metric, found = results.objective, {arm: outcomes(results, arm) for arm in results.arms}
+    drawings = [
+        ("search-order", f"{metric.name} of every search trial in order", order_chart(found, metric), ORDER),
+        ("search-budget", f"Best {metric.name} of a smaller budget", budget_chart(found, metric), BUDGET),
+        ("search-robustness", f"{metric.name} over all configurations", robustness_chart(found, metric), ROBUSTNESS),
+    ]
+    return [
+        Figure(name, title, caption, None if chart is None else write_chart(chart, name, folder))
+        for name, title, chart, caption in drawings
+    ]
+
+
+ORDER = "A point for each search trial that reached its last step, and the best so far."
+BUDGET = "The best of n trials drawn from those that were run: median, and the band of 10 % to 90 % of all draws."
+ROBUSTNESS = (
+    "Share of all search trials that are at least as good; a curve that ends below 1 has trials that were "
+    "pruned, diverged or failed."
+)
+
+
+def effect_figures(results: Results, folder: Path) -> dict[str, Figure]:
+    """For each arm the objective against each parameter that varies; their files are written to `folder`."""
+    figures = {}
+    for index, arm in enumerate(results.arms):
+        found = [outcome for outcome in outcomes(results, arm) if outcome.value is not None]
+        chart = effect_chart(found, results.objective, color(index)[0]) if len(found) >= FEWEST else None
+        if chart is not None:
+            name = f"effects-{arm}"
+            title = f"{arm}: effect of each parameter"
+            figures[arm] = Figure(name, title, EFFECTS, write_chart(chart, name, folder))
+    return figures
+
+
+EFFECTS = (
+    "A point for each completed search trial; bars are medians. Other parameters vary too: it is no controlled comparison."
+)
+
+
+def order_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
+    """Values in the order of the trials, with the best so far as a step line; None where there is no value."""
+    rows: list[dict[str, Any]] = []
+    for arm, trials in found.items():
+        best = best_so_far([trial.value for trial in trials], metric)
+        for trial, so_far in zip(trials, best, strict=True):
+            label = f"{trial.run.id}\n{configuration(trial.run.params)}"
+            value = {"value": trial.value, "label": f"{label}\n{metric.name} {rounded(trial.value)}"}
+            rows.append({"arm": arm, "number": trial.number + 1, "best": so_far, **value})
+    frame = pd.DataFrame(rows)
+    if frame.empty or frame["value"].isna().all():
+        return None
+    base = alt.Chart(frame).encode(x=_x("number:Q", "search trial"), color=_colors(list(found)))
+    points = base.transform_filter("isValid(datum.value)").mark_point(filled=True, size=22, opacity=0.5)
+    line = base.transform_filter("isValid(datum.best)").mark_line(interpolate="step-after", strokeWidth=2.2)
+    y = _y("value:Q", frame["value"])
+    return _drawn([points.encode(y=y, description="label:N"), line.encode(y=_y("best:Q", frame["value"]))], metric)
+
+
+def budget_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
+    """Median and band of the best of n; None where there is no value."""
+    rows: list[dict[str, Any]] = []
+    for arm, trials in found.items():
+        values = [trial.value for trial in trials]
+        for count in budgets(len(values)):
+            low, middle, high = best_of(values, metric, count, (0.1, 0.5, 0.9))
+            worst = high if high is not None else middle  # more than one draw in ten finds nothing: no upper end
+            label = f"{arm}: best of {count} is {rounded(middle)} ({rounded(low)} to {rounded(high)})"
+            rows.append({"arm": arm, "n": count, "low": low, "median": middle, "high": worst, "label": label})
+    frame = pd.DataFrame(rows).dropna(subset=["median"]) if rows else pd.DataFrame()
+    if frame.empty:
+        return None
+    scale = alt.Scale(type="log", nice=False)
+    base = alt.Chart(frame).encode(x=_x("n:Q", "search trials", scale), color=_colors(list(found)))
+    both = pd.concat([frame["low"], frame["high"]])
+    layers = [
+        base.mark_area(fillOpacity=0.15, opacity=1).encode(
+            y=_y("low:Q", both), y2="high:Q", fill=_colors(list(found), legend=False)
+        ),
+        base.mark_line(strokeWidth=2.2).encode(y=_y("median:Q", both)),
+        base.mark_point(filled=True, size=16, opacity=1).encode(y=_y("median:Q", both), description="label:N"),
+    ]
+    return _drawn(layers, metric)
+
+
+def budgets(total: int) -> list[int]:
+    """Numbers of trials to look at: all up to MOST_BUDGETS, else evenly spaced on a logarithmic axis."""
+    if total <= MOST_BUDGETS:
+        return list(range(1, total + 1))
+    return sorted({round(total ** (i / (MOST_BUDGETS - 1))) for i in range(MOST_BUDGETS)})
+
+
+def robustness_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
+    """The share of trials at least as good as each value; None where there is no value."""
+    rows = []
+    for arm, trials in found.items():
+        values = sorted((trial.value for trial in trials if trial.value is not None), key=metric.key)
+        rows += [{"arm": arm, "value": v, "share": (i + 1) / len(trials)} for i, v in enumerate(values)]
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return None
+    chart = alt.Chart(frame).mark_line(interpolate="step-after", strokeWidth=2.2)
+    y = alt.Y("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
+    scale = _scale(frame["value"], reverse=not metric.lower_is_better)
+    return _drawn([chart.encode(x=_x("value:Q", metric.label, scale), y=y, color=_colors(list(found)))], metric)
+
+
+def effect_chart(found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
+    """Small figures side by side, the objective against one parameter each; None where nothing varies."""
+    names = dict.fromkeys(name for outcome in found for name in outcome.run.params)
+    small = [chart for name in names if (chart := _effect(name, found, metric, tone)) is not None]
+    if not small:
+        return None
+    return styled(alt.concat(*small, columns=COLUMNS, spacing=28))
+
+
+def _effect(name: str, found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
+    rows = [
+        {"x": outcome.run.params[name], "value": outcome.value, "label": f"{outcome.run.id}\n{name} = {shown}"}
+        for outcome in found
+        if name in outcome.run.params and (shown := parameter(outcome.run.params[name]))
+    ]
+    frame = pd.DataFrame(rows)
+    if frame.empty or frame["x"].astype(str).nunique() < 2:
+        return None
+    # few distinct values are choices, also where they are numbers
+    choices = frame["x"].nunique() <= BINS or not all(map(is_number, frame["x"]))
+    if choices:
+        order = sorted(frame["x"].unique(), key=lambda value: (not is_number(value), value if is_number(value) else 0))
+        words = [parameter(value) for value in order]
+        frame["x"] = frame["x"].map(dict(zip(order, words, strict=True)))
+        x: Any = alt.X("x:N", sort=words, title=name, axis=alt.Axis(labelAngle=0, grid=False))
+        medians = frame.groupby("x", sort=False)["value"].median().reset_index()
+        bars = alt.Chart(medians).mark_tick(thickness=2.4, size=26, color=tone).encode(x=x)
+    else:
+        log = logarithmic(frame["x"].tolist())
+        scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=6)
+        x = alt.X("x:Q", title=name, scale=scale, axis=alt.Axis(grid=False, tickCount=4, format="~g"))
+        bins = pd.qcut(frame["x"], min(BINS, len(frame) // 4), duplicates="drop")
+        groups = frame.groupby(bins, observed=True)
+        medians = pd.DataFrame({"x": groups["x"].min(), "x2": groups["x"].max(), "value": groups["value"].median()})
+        bars = alt.Chart(medians).mark_rule(strokeWidth=2.4, color=tone).encode(x=x, x2="x2:Q")
+    y = _y("value:Q", frame["value"])
+    points = alt.Chart(frame).mark_point(filled=True, size=16, opacity=0.45, color=tone)
+    layers = alt.layer(points.encode(x=x, y=y, description="label:N"), bars.encode(y=y))
+    return layers.properties(width=WIDTH * 0.62, height=HEIGHT * 0.7)
+
+
+def _drawn(layers: list[Any], metric: Metric) -> Any:
+    subtitle = "lower is better" if metric.lower_is_better else "higher is better"
+    title = alt.TitleParams(metric.name, subtitle=subtitle)
+    return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def _x(field: str, title: str, scale: Any = None) -> Any:
+    axis = alt.Axis(grid=False, tickCount=6, format="~s" if field != "value:Q" else "~g", titleColor=MUTED)
+    return alt.X(field, title=title, scale=scale or alt.Scale(nice=False), axis=axis)
+
+
+def _y(field: str, values: pd.Series) -> Any:
+    axis = alt.Axis(tickCount=6, labelOverlap="greedy")
+    return alt.Y(field, title=None, scale=_scale(values), axis=axis)
+
+
+def _scale(values: pd.Series, reverse: bool = False) -> Any:
+    low, high = values.min(), values.max()
+    log = low > 0 and high / low > LOG_RATIO
+    return alt.Scale(type="log" if log else "linear", zero=False, nice=not log, padding=8, reverse=reverse)
+
+
+def _colors(arms: list[str], legend: bool = True) -> Any:
+    shown = alt.Legend(title=None, orient="top", symbolOpacity=1, symbolSize=70, symbolStrokeWidth=0)
+    scale = alt.Scale(domain=arms, range=[color(i)[0] for i in range(len(arms))])
+    return (alt.Color if legend else alt.Fill)("arm:N", scale=scale, legend=shown if legend else None)
