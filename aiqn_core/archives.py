@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import lzma
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -11,6 +13,16 @@ from typing import NamedTuple
 
 LARGEST_MEMBER = 2**30  # bytes; the largest member of the data sets we know has 400 MB
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+ENCRYPTED = 1  # bit 0 of a zip member's flags
+DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+)
 
 
 class ArchiveError(ValueError):
@@ -20,7 +32,7 @@ class ArchiveError(ValueError):
 class Member(NamedTuple):
     """A file of a source; `read` must be called before the next member is asked for."""
 
-    name: str  # with `/`, relative to the source
+    name: str  # with `/`, relative to the source, without `./`
     read: Callable[[], bytes]
 
     @property
@@ -32,12 +44,10 @@ class Member(NamedTuple):
 def members(source: Path) -> Iterator[Member]:
     """The files of a folder (by name) or an archive (in its order); archives directly in a folder are opened too.
 
-    Raises ArchiveError for what cannot be read.
+    Hidden files are left out, and so is what macOS adds to a zip. Raises ArchiveError for what cannot be read.
     """
     if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if not path.is_file():
-                continue
+        for path in _files(source):
             if path.name.endswith(ARCHIVES) and path.parent == source:
                 yield from _archive(path)
             else:
@@ -48,22 +58,52 @@ def members(source: Path) -> Iterator[Member]:
         raise ArchiveError(f"{source}: no such file or folder")
 
 
+def archives(source: Path) -> list[Path]:
+    """The archives that `members` opens: the source itself, or those directly in a folder."""
+    if source.is_dir():
+        return sorted(path for path in source.iterdir() if path.name.endswith(ARCHIVES) and path.is_file())
+    return [source] if source.name.endswith(ARCHIVES) else []
+
+
 def md5(path: Path) -> str:
     """The MD5 of a file, which is how data sets are published; no protection against an attacker."""
-    with path.open("rb") as file:
+    with _told(path), path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, sorted; a folder that cannot be listed is an error, where `rglob` passes it over."""
+    with _told(folder):
+        entries = sorted(folder.iterdir())
+    for path in entries:
+        if _hidden(path.name):
+            continue
+        if path.is_dir():
+            if path.is_symlink():  # it may hold itself
+                raise ArchiveError(f"{path} is a link to a folder, expected files and folders; put the folder there")
+            yield from _files(path)
+        elif path.is_file():
+            yield path
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
 def _read(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST_MEMBER:
-        raise ArchiveError(f"{path}: saw {path.stat().st_size} bytes, expected at most {LARGEST_MEMBER}")
-    return path.read_bytes()
+    with _told(path):
+        size = path.stat().st_size
+        if size > LARGEST_MEMBER:
+            raise ArchiveError(f"{path}: saw {size} bytes, expected at most {LARGEST_MEMBER}")
+        return path.read_bytes()
 
 
 def _archive(path: Path) -> Iterator[Member]:
     with _told(path):
         for name, read in _zip(path) if path.suffix == ".zip" else _tar(path):
-            yield Member(name, lambda read=read: _telling(path, read))  # type: ignore[misc]
+            if not _hidden(name):
+                clean = PurePosixPath(name).as_posix()
+                yield Member(clean, lambda read=read: _telling(path, read))  # type: ignore[misc]
 
 
 def _telling(path: Path, read: Callable[[], bytes]) -> bytes:
@@ -76,7 +116,7 @@ def _told(path: Path) -> Iterator[None]:
     """Whatever the libraries raise on damaged bytes, as one clear error."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise ArchiveError(
             f"{path}: cannot be read to its end ({error}); it is damaged or incomplete, fetch it again"
         ) from None
@@ -84,19 +124,41 @@ def _told(path: Path) -> Iterator[None]:
 
 def _tar(path: Path) -> Iterator[Member]:
     with tarfile.open(path) as tar:
-        for info in tar:
+        while (info := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of a million
             _check(path, info.name, info.size)
             if info.isdir():
                 continue
             if not info.isreg():
                 raise ArchiveError(f"{path}: {info.name} is a link or a device, expected files and folders only")
             yield Member(info.name, lambda info=info: _whole(path, info.name, tar.extractfile(info).read(), info.size))  # type: ignore[misc, union-attr]
+        _check_end(path, tar)
+
+
+def _check_end(path: Path, tar: tarfile.TarFile) -> None:
+    """Raises ArchiveError where a tar stops before the block of zeros that ends one.
+
+    tarfile takes a damaged header, or the end of the file between two members, for the end of the archive.
+    """
+    file = tar.fileobj
+    assert file is not None
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise ArchiveError(
+            f"{path}: ends too early, or has a damaged part; it is damaged or incomplete, fetch it again"
+        )
+    while file.read(2**20):  # to the checksum at the end of a .gz
+        pass
 
 
 def _zip(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             _check(path, info.filename, info.file_size)
+            if info.flag_bits & ENCRYPTED:
+                raise ArchiveError(f"{path}: {info.filename} needs a password; unpack it and give the folder")
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise ArchiveError(f"{path}: {info.filename} is a link, expected files and folders only")
             if not info.is_dir():
                 yield Member(info.filename, lambda info=info: _unzip(path, archive, info))  # type: ignore[misc]
 

@@ -1,10 +1,13 @@
+import gzip
 import io
+import stat
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
-from aiqn_core.archives import ArchiveError, md5, members
+from aiqn_core.archives import ArchiveError, archives, md5, members
 
 FILES = {"one/a.bin": b"first", "one/b.bin": b"", "two/c.bin": bytes(range(256)) * 99}
 
@@ -45,6 +48,8 @@ def test_archives_in_a_folder_are_opened(tmp_path):
     tar(tmp_path / "x.tar", "w")
     zipped(tmp_path / "y.zip", {"three/d.bin": b"d"})
     assert read(tmp_path) == {**FILES, "three/d.bin": b"d"}
+    assert archives(tmp_path) == [tmp_path / "x.tar", tmp_path / "y.zip"]
+    assert archives(tmp_path / "x.tar") == [tmp_path / "x.tar"]
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil"])
@@ -71,6 +76,67 @@ def test_truncated_archives_are_one_clear_error(tmp_path, suffix, share):
     path.write_bytes(whole[: int(share * min(len(whole), 25_000))])
     with pytest.raises(ArchiveError, match="damaged"):
         read(path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("kind", ["cut between members", "a damaged header"])
+def test_a_tar_that_only_seems_shorter_is_refused(tmp_path, mode, kind):
+    """tarfile itself takes both for the end of the archive, without an error."""
+    content = bytearray(tar(tmp_path / "x.tar", "w").read_bytes())
+    second = 2 * tarfile.BLOCKSIZE  # behind the header and the one block of the first member
+    if kind == "cut between members":
+        del content[second:]
+    else:
+        content[second + 20] ^= 255
+    path = tmp_path / "y.tar.gz"
+    path.write_bytes(gzip.compress(content) if mode == "w:gz" else content)
+    with tarfile.open(path) as archive:
+        assert archive.getnames() == ["one/a.bin"]
+    with pytest.raises(ArchiveError, match="damaged or incomplete"):
+        read(path)
+
+
+def test_zips_with_passwords_and_links(tmp_path):
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(ArchiveError, match=r"link.png is a link"):
+        read(tmp_path / "link.zip")
+    path = zipped(tmp_path / "secret.zip", {"a.bin": b"x"})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of an encrypted member
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"a.bin needs a password"):
+        read(path)
+
+
+def test_hidden_files_are_left_out(tmp_path):
+    files = {"./a/1.bin": b"x", "a/.DS_Store": b"y", "__MACOSX/a/._1.bin": b"z", ".git/config": b"w"}
+    for source in (zipped(tmp_path / "x.zip", files), tar(tmp_path / "x.tar.gz", files=files)):
+        assert read(source) == {"a/1.bin": b"x"}
+    for name, content in files.items():
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_bytes(content)
+    assert read(tmp_path / "x") == {"a/1.bin": b"x"}
+
+
+def test_a_folder_that_cannot_be_listed_or_is_a_link_is_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "x" / "closed").mkdir(parents=True)
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "again").symlink_to(tmp_path / "y")
+    with pytest.raises(ArchiveError, match=r"again is a link to a folder"):
+        read(tmp_path / "y")
+    listed = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(ArchiveError, match=r"closed: cannot be read .*Permission denied"):
+        read(tmp_path / "x")
 
 
 def test_a_text_file_that_is_called_an_archive(tmp_path):
