@@ -6,9 +6,13 @@ Arrays are (N, C, H, W) uint8 and (N,) int64, in an order whose first n images a
 """
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +26,16 @@ from aiqn_core.config import BUNDLED_DATA, DataConfig, Problem, nearest
 
 FORMAT = 1
 SPLITS = ("train", "test")
+ARRAYS = ("train", "train_labels", "test", "test_labels")
 BLOCK = 4096  # images copied at once
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+PUBLISHED = {  # what people fetch, and from where
+    "cifar10": "cifar-10-binary.tar.gz or cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, "
+    "unpacked or not, or its Parquet files",
+    "imagenet32": "the folder of train_32x32.tar and valid_32x32.tar (small ImageNet), or of Imagenet32_train.zip and "
+    "Imagenet32_val.zip (downsampled ImageNet, https://image-net.org), unpacked or not",
+    "celeba": "img_align_celeba.zip of https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, unpacked or not",
+}
 
 
 class PreparedError(ValueError):
@@ -46,7 +59,7 @@ class Prepared:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """The dataset.json of a folder; raises PreparedError where there is none that we can read."""
+    """The dataset.json of a folder, with all its keys; raises PreparedError where there is none that we can read."""
     try:
         about = json.loads((folder / "dataset.json").read_text())
     except FileNotFoundError:
@@ -55,13 +68,30 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise PreparedError(f"{folder / 'dataset.json'} cannot be read ({error}); prepare the data again") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise PreparedError(f"{folder / 'dataset.json'} is not of format {FORMAT}; prepare the data again")
+    kinds = {"name": str, "num_classes": int, "shapes": dict, "checksum": str}
+    wrong = [key for key, kind in kinds.items() if type(about.get(key)) is not kind]
+    if not wrong and not _consistent(about["shapes"]):
+        wrong = ["shapes"]
+    if wrong:
+        raise PreparedError(f"{folder / 'dataset.json'} lacks a valid {', '.join(wrong)}; prepare the data again")
     return about
+
+
+def _consistent(shapes: dict[str, Any]) -> bool:
+    """Whether these are images of one size in two sets, at least one in each, and a label for each."""
+    lists = all(isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape) for shape in shapes.values())
+    if set(shapes) != set(ARRAYS) or not lists:
+        return False
+    train, test = shapes["train"], shapes["test"]
+    labels = all(shapes[f"{split}_labels"] == shapes[split][:1] for split in SPLITS)
+    return len(train) == len(test) == 4 and train[1:] == test[1:] and labels
 
 
 def read_prepared(folder: Path) -> Prepared:
     """Map the arrays of a folder; raises PreparedError where they are not those that dataset.json tells of.
 
-    Shapes and sizes are compared, not the checksum: that would read all of it at every start.
+    Shapes, sizes and the range of the labels are compared, not the checksum: that would read all of the images at
+    every start.
     """
     about = read_about(folder)
     arrays = {}
@@ -74,6 +104,11 @@ def read_prepared(folder: Path) -> Prepared:
         kind = np.int64 if key.endswith("labels") else np.uint8
         if array.shape != tuple(shape) or array.dtype != kind:
             raise PreparedError(f"{file} has {array.dtype} {array.shape}, expected {kind.__name__} {tuple(shape)}")
+        if (size := file.stat().st_size) != array.offset + array.nbytes:
+            raise PreparedError(f"{file} has {size} bytes, expected {array.offset + array.nbytes}; prepare it again")
+        if key.endswith("labels") and not 0 <= array.min() <= array.max() < about["num_classes"]:
+            last = about["num_classes"] - 1
+            raise PreparedError(f"{file} has labels {array.min()} to {array.max()}, expected 0 to {last}")
         arrays[key] = array
     return Prepared(arrays, about)
 
@@ -82,15 +117,35 @@ def data_problems(config: DataConfig) -> list[Problem]:
     """What keeps the images of a configuration from being loaded, without reading them; empty where nothing does."""
     if config.name in BUNDLED_DATA:
         return []
+    if not NAME.fullmatch(config.name):
+        return [Problem("data.name", f"saw {config.name!r}; {nearest(config.name, KNOWN)}, or prepared data")]
     folder = prepared_folder(config.name, config.path)
     try:
-        read_prepared(folder)
+        found = read_prepared(folder).about["name"]
     except PreparedError as error:
-        place = "" if config.path is None and "AIQN_DATA" not in os.environ else f" --to {folder}"
-        command = f"aiqn data prepare {config.name} --from <archive or folder>{place}"
-        valid = f"; {nearest(config.name, BUNDLED_DATA)}, or prepared data" if config.path is None else ""
-        return [Problem("data.name", f"saw {config.name!r}{valid}, but {error}; run: {command}")]
+        return [Problem("data.name", f"{_saw(config)}, but {error}; run: {_command(config, folder)}")]
+    if found != config.name:
+        message = f"saw {str(folder)!r}, which holds {found}, expected {config.name}; change data.path or data.name"
+        return [Problem("data.path" if config.path is not None else "data.name", message)]
     return []
+
+
+KNOWN = (*BUNDLED_DATA, *PUBLISHED)
+
+
+def _saw(config: DataConfig) -> str:
+    # whoever wrote a path, or the name of a published data set, made no typing error
+    known = config.path is not None or config.name in PUBLISHED
+    return f"saw {config.name!r}" + ("" if known else f"; {nearest(config.name, KNOWN)}, or prepared data")
+
+
+def _command(config: DataConfig, folder: Path) -> str:
+    """What prepares the data of a configuration, and where the archive is to be had."""
+    usual = config.path is None and "AIQN_DATA" not in os.environ
+    place = "" if usual else f" --to {shlex.quote(str(folder))}"
+    force = " --force" if folder.exists() else ""
+    where = f" (it is read from {PUBLISHED[config.name]})" if config.name in PUBLISHED else ""
+    return f"aiqn data prepare {config.name} --from <archive or folder>{place}{force}{where}"
 
 
 @dataclass
@@ -142,11 +197,14 @@ class Writer:
 def writing(folder: Path, about: dict[str, Any], *, shuffle: bool) -> Iterator[Writer]:
     """A Writer whose images become `folder` at the end of the block, all at once; nothing is left after an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    writer = Writer(temporary)
-    try:
-        yield writer
-        writer.close()
+    with _partial(folder) as temporary:
+        writer = Writer(temporary)
+        try:
+            yield writer
+            writer.close()
+        finally:
+            for file in writer.files.values():
+                file.close()
         if shuffle:
             writer.shuffle()
         shapes = {key: list(shape) for key, shape in writer.shapes.items()}
@@ -157,17 +215,54 @@ def writing(folder: Path, about: dict[str, Any], *, shuffle: bool) -> Iterator[W
             text.flush()
             os.fsync(text.fileno())
         temporary.chmod(0o755)
+        _sync(temporary)
         if folder.exists():  # asked for by the caller; the old data is gone only once the new is complete
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.aiqn-old-", dir=folder.parent))
             folder.replace(old)
-            temporary.replace(folder)
+            try:
+                temporary.replace(folder)
+            except BaseException:
+                old.replace(folder)
+                raise
             shutil.rmtree(old)
         else:
             temporary.replace(folder)
+        _sync(folder.parent)
+
+
+@contextlib.contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, removed at the end; those of processes that were killed are removed first."""
+    prefix = f".{folder.name}.aiqn-partial-"
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError), _locked(left):
+            shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a file system without locks: then nothing is ever removed for others
+            stack.enter_context(_locked(temporary))
+        yield temporary
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder; raises BlockingIOError where a process holds it. The system frees it when a process dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        for file in writer.files.values():
-            file.close()
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _header(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> int:

@@ -48,7 +48,7 @@ def sweep(
     with plain_errors():
         from orchestrator.sweep import load_sweep
 
-        loaded = load_sweep(file, set_ or ())
+        loaded = load_sweep(file, set_ or (), check_data=not dry_run)
         if dry_run:
             describe(loaded, runs)
             return
@@ -119,8 +119,9 @@ def prepare(
         from rich.progress import Progress
 
         from aiqn_core import prepare as preparing
-        from aiqn_core.prepared import read_about
+        from aiqn_core.prepared import prepared_folder, read_about
 
+        kept = not force and prepared_folder(name, to).exists()
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"preparing {name}", total=None)
@@ -137,6 +138,8 @@ def prepare(
         train, test = about["shapes"]["train"], about["shapes"]["test"]
         print(f"{name}: {train[0]} training and {test[0]} test images of {train[1]} x {train[2]} x {train[3]}")
         print(f"in {folder}, checksum {about['checksum']}")
+        if kept:
+            print(f"It was prepared already, from {about.get('source')}; --force replaces it.")
 
 
 def describe(loaded: "Sweep", runs: Path) -> None:

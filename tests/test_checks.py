@@ -68,7 +68,7 @@ def test_five_mistakes_give_five_lines(mistakes):
         (
             "train: {steps: 7}",
             "data: cifar10\ntrain: {steps: 7}",
-            ["3: data.name: saw 'cifar10'; valid: digits, patches"],
+            ["3: data.name: saw 'cifar10', but no dataset.json in"],
         ),
         ("train: {steps: 7}", "loss: {kappa: 0.5}\ntrain: {steps: 7}", ["3: loss.kappa: saw 0.5, but pixelcnn"]),
         ("{steps: 7}", "7", ["3: train: saw 7, expected a mapping with keys among: steps, batch_size"]),

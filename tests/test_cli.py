@@ -59,6 +59,17 @@ def test_wrong_input_is_a_plain_line_and_exit_code_2(call, arguments, saw):
     assert "Traceback" not in result.output
 
 
+def test_a_dry_run_needs_no_data(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIQN_DATA", str(tmp_path / "data"))
+    (tmp_path / "tiny.yaml").write_text(SWEEP.replace("arms:", "data: cifar10\narms:"))
+    assert call("sweep", "tiny.yaml", "--dry-run").exit_code == 0
+    result = call("sweep", "tiny.yaml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("tiny.yaml:3: data.name: saw 'cifar10', but no dataset.json in ")
+    assert "run: aiqn data prepare cifar10 --from" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_preparing_data_says_what_is_there_and_where(call, tmp_path):
     for split in ("train", "test"):
         for index in range(3):
@@ -68,6 +79,9 @@ def test_preparing_data_says_what_is_there_and_where(call, tmp_path):
     result = call("data", "prepare", "photos", "--from", "photos", "--to", "out")
     assert result.exit_code == 0
     assert "photos: 3 training and 3 test images of 3 x 5 x 7\nin out, checksum" in result.output
+    again = call("data", "prepare", "photos", "--from", "elsewhere", "--to", "out")
+    assert again.exit_code == 0
+    assert again.output == f"{result.output}It was prepared already, from photos; --force replaces it.\n"
     assert "Example: aiqn data prepare" in call("data", "prepare", "--help").output
     wrong = call("data", "prepare", "photos", "--from", "nowhere", "--to", "elsewhere")
     assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (2, 1)

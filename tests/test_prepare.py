@@ -1,9 +1,15 @@
 """Small archives in the genuine formats, read back pixel by pixel; and bad ones, each with its one clear error."""
 
 import io
+import json
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import tarfile
+import textwrap
+import warnings
 import zipfile
 
 import numpy as np
@@ -15,7 +21,7 @@ from aiqn_core.archives import md5
 from aiqn_core.config import ConfigError, DataConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.prepare import DATASETS, PrepareError, prepare
-from aiqn_core.prepared import PreparedError, read_prepared
+from aiqn_core.prepared import PreparedError, read_prepared, writing
 from aiqn_core.training import train
 
 SIZES = {f"data_batch_{i}": 5 + i for i in range(1, 6)} | {"test_batch": 11}
@@ -85,6 +91,15 @@ def parquet(images, labels):
     return file.getvalue()
 
 
+def table(images, labels, column="img"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(pa.table({column: images, "label": labels}), file)
+    return file.getvalue()
+
+
 def cifar_sources(folder):
     half = len(TRAIN) // 2
     parts = {
@@ -125,7 +140,7 @@ def test_downsampled_imagenet(tmp_path, suffix):
         zipped(tmp_path / "Imagenet32_val.zip", {"val_data": files["val_data"]})
     else:
         write(tmp_path, files)
-    data = load_data(DataConfig("imagenet32", str(prepare("imagenet32", tmp_path, tmp_path / "out"))))
+    data = load_data(DataConfig("imagenet32", str(prepare("imagenet32", tmp_path, tmp_path / "out", unverified=True))))
     images, labels = parts["val_data"]
     expected = {(image.tobytes(), label - 1) for image, label in zip(images, labels, strict=True)}
     pairs = zip(data.test.numpy(), data.test_labels.tolist(), strict=True)
@@ -143,7 +158,8 @@ def test_small_imagenet_of_png_folders(tmp_path, form):
     else:
         tar(tmp_path / "train_32x32.tar", files, "w")
         tar(tmp_path / "valid_32x32.tar", held_out, "w")
-    data = load_data(DataConfig("imagenet32", str(prepare("imagenet32", tmp_path, tmp_path / "out"))))
+    folder = prepare("imagenet32", tmp_path, tmp_path / "out", unverified=True)
+    data = load_data(DataConfig("imagenet32", str(folder)))
     assert {image.tobytes() for image in data.train.numpy()} == {image.tobytes() for image in train_images}
     assert {image.tobytes() for image in data.test.numpy()} == {image.tobytes() for image in test_images}
     assert data.train_labels.tolist() == [0] * 13
@@ -162,6 +178,68 @@ def test_celeba_is_cut_at_the_centre_and_split_by_number(tmp_path):
     centres = (np.arange(64) + 0.5) * 108 / 64 - 0.5
     assert np.abs(data.train[0, 0, 32].numpy() - (35 + centres)).max() < 3
     assert np.abs(data.train[0, 1, :, 32].numpy() - (55 + centres)).max() < 3
+
+
+def face(seed):
+    file = io.BytesIO()
+    Image.fromarray(np.full((218, 178, 3), seed, np.uint8)).save(file, format="JPEG")
+    return file.getvalue()
+
+
+def test_celeba_is_split_by_its_own_file_where_there_is_one(tmp_path):
+    files = {f"img_align_celeba/{number:06d}.jpg": face(10 * number) for number in range(1, 6)}
+    lines = "000001.jpg 2\n000002.jpg 0\n000003.jpg 1\n000004.jpg 0\n000005.jpg 0\n000006.jpg 0\n"
+    source = write(tmp_path / "faces", files | {"Eval/list_eval_partition.txt": lines.encode()})
+    data = load_data(DataConfig("celeba", str(prepare("celeba", source, tmp_path / "out", unverified=True))))
+    assert data.train[:, 0, 5, 7].tolist() == [20, 40, 50]
+    assert data.test[:, 0, 5, 7].tolist() == [10, 30]
+    for text, message in (
+        (lines.replace("000003.jpg 1\n", ""), "000003.jpg is not in list_eval_partition.txt"),
+        (lines.replace("jpg 1", "jpg 3"), "list_eval_partition.txt, line 3: saw '000003.jpg 3'"),
+    ):
+        write(source, {"Eval/list_eval_partition.txt": text.encode()})
+        with pytest.raises(PrepareError, match=message):
+            prepare("celeba", source, tmp_path / "other", unverified=True)
+
+
+def imagenet_batches():
+    train = {f"train_data_batch_{i}": pickled(*batch(i, i, 1000, 1)) for i in range(1, 11)}
+    return train | {"val_data": pickled(*batch(7, 77, 1000, 1))}
+
+
+def small_imagenet(side=32):
+    images = np.random.RandomState(1).randint(0, 256, (9, 3, side, side), np.uint8)
+    parts = {"train_32x32": range(7), "valid_32x32": range(7, 9)}
+    return {f"{part}/{i}.png": png(images[i]) for part, numbers in parts.items() for i in numbers}
+
+
+@pytest.mark.parametrize(
+    ("files", "packed", "message"),
+    [
+        ({k: v for k, v in imagenet_batches().items() if not k.endswith("_7")}, {}, "train_data_batch_7 missing of"),
+        ({k: v for k, v in imagenet_batches().items() if k != "val_data"}, {}, "val_data missing of"),
+        (imagenet_batches(), {"val_data": imagenet_batches()["val_data"]}, "saw val_data twice"),
+        (imagenet_batches() | small_imagenet(), {}, "saw batches and folders of images"),
+        (small_imagenet(), small_imagenet(), "saw the image train_32x32/0.png twice"),
+        ({f"copy/{k}": v for k, v in small_imagenet().items()}, small_imagenet(), "twice"),
+        (small_imagenet(side=64), {}, "saw 64 x 64 pixels, expected 32 x 32"),
+        ({"train_32x32/1.png": b"<html>"}, {}, "train_32x32/1.png: is no complete image"),
+    ],
+)
+def test_imagenet_that_is_not_all_there_or_there_twice(tmp_path, files, packed, message):
+    source = write(tmp_path / "imagenet", files)
+    if packed:
+        tar(source / "more.tar", packed, "w")
+    with pytest.raises(PrepareError, match=message):
+        prepare("imagenet32", source, tmp_path / "out" / "x", unverified=True)
+    assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("files", [imagenet_batches(), small_imagenet()])
+def test_imagenet_has_its_published_numbers_of_images(tmp_path, files):
+    expected = "expected 1281167 and 50000, or 1281149 and 49999: a part is missing"
+    with pytest.raises(PrepareError, match=expected):
+        prepare("imagenet32", write(tmp_path / "imagenet", files), tmp_path / "out")
 
 
 def test_any_folder_of_images_by_class(tmp_path):
@@ -234,6 +312,9 @@ def test_a_model_learns_on_it(tmp_path, monkeypatch):
     assert torch.isfinite(torch.tensor(told)).all()
 
 
+BLANK = np.zeros((3, 3072), np.uint8)
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch ran",)
@@ -277,6 +358,30 @@ BAD = {
     ),
     "a path out of the tar": (lambda at: tar(at / "x.tar.gz", {"../data_batch_1.bin": b"x"}), "points outside"),
     "no parquet": (lambda at: write(at / "x", {"train-00000.parquet": b"PAR1"}), "no complete Parquet file"),
+    "a row without image": (
+        lambda at: write(at / "x", {"train-00000.parquet": table([None], [3])}),
+        "train-00000.parquet, row 0: saw NoneType, expected the bytes of a PNG",
+    ),
+    "other columns": (
+        lambda at: write(at / "x", {"train-00000.parquet": table([None], [3], "pixels")}),
+        "saw columns pixels, label, expected img and label",
+    ),
+    "parquet and batches": (
+        lambda at: write(at / "x", BINARY | {"p/train-0.parquet": parquet(*BATCHES["data_batch_1"])}),
+        "saw batches and Parquet files, which hold the same images",
+    ),
+    "images of another size": (
+        lambda at: write(at / "x", {"train-0.parquet": parquet(np.zeros((2, 3, 33, 31), np.uint8), [1, 2])}),
+        "saw images of 31 x 33 pixels, expected 32 x 32",
+    ),
+    "labels in lists": (
+        lambda at: write(at / "x", {"test_batch": pickle.dumps({b"data": BLANK, b"labels": [[1], [2, 3], [4]]})}),
+        "saw labels that are lists of lists, expected 3 integers",
+    ),
+    "a wrong checksum in a folder": (
+        lambda at: tar(write(at / "x", {"readme.html": b"x"}) / "cifar-10-python.tar.gz", PICKLED).parent,
+        r"saw the MD5 .* expected c58f30108f71",
+    ),
 }
 
 
@@ -294,11 +399,17 @@ def test_a_bad_source_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatc
             "cifar10",
             make(tmp_path),
             tmp_path / "out" / "cifar10",
-            unverified=case not in ("a wrong checksum", "too few images"),
+            unverified=case not in ("a wrong checksum", "a wrong checksum in a folder", "too few images"),
         )
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def sixteen_bits():
+    file = io.BytesIO()
+    Image.fromarray(np.arange(35, dtype=np.uint16).reshape(5, 7) * 999).save(file, format="PNG")
+    return file.getvalue()
 
 
 def test_bad_pictures_are_one_clear_error(tmp_path):
@@ -313,6 +424,12 @@ def test_bad_pictures_are_one_clear_error(tmp_path):
         ),
         ("none", {"a/x.txt": b"x"}, "no images in it"),
         ("one", {"a/x.png": one}, "saw [01] training and [01] test images"),
+        ("deep", {"a/x.png": one, "b/c/y.png": one}, "saw a/<image>, b/c/<image>; expected <class>/<image>, or train/"),
+        ("flat", {"train/x.png": one, "test/y.png": one}, "saw test/<image>, train/<image>; expected <class>/<image>"),
+        ("half", {"train/a/x.png": one, "val/a/y.png": one}, "saw train/a/<image>, val/a/<image>; expected <class>/"),
+        ("only", {"train/a/x.png": one, "train/b/y.png": one}, "saw train/a/<image>, train/b/<image>; expected"),
+        ("loose", {"x.png": one, "a/y.png": one}, "saw <image>, a/<image>; expected <class>/<image>"),
+        ("sixteen", {"a/x.png": sixteen_bits()}, "a/x.png: saw more than 8 bits for a pixel"),
     ):
         with pytest.raises(PrepareError, match=message):
             prepare(name, write(tmp_path / name, files), tmp_path / "out")
@@ -330,20 +447,127 @@ def test_names_that_cannot_be_prepared(tmp_path):
         prepare("cifar10", tmp_path, size=16)
 
 
+def test_arrays_are_mapped_and_changing_an_image_changes_no_file(tmp_path):
+    folder = prepare("cifar10", cifar_sources(tmp_path)["binary"], tmp_path / "out", unverified=True)
+    assert all(isinstance(array, np.memmap) for array in read_prepared(folder).arrays.values())
+    before = (folder / "train.npy").read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of arrays that cannot be written to
+        data = load_data(DataConfig("cifar10", str(folder)))
+    data.train[0] = 255 - data.train[0]
+    assert (folder / "train.npy").read_bytes() == before
+
+
 def test_a_prepared_folder_that_was_damaged(tmp_path):
     folder = prepare("cifar10", cifar_sources(tmp_path)["binary"], tmp_path / "out", unverified=True)
     whole = (folder / "train.npy").read_bytes()
     (folder / "train.npy").write_bytes(whole[:-1])
     with pytest.raises(PreparedError, match=r"train.npy cannot be read"):
         read_prepared(folder)
+    (folder / "train.npy").write_bytes(whole + b"xyz")
+    with pytest.raises(PreparedError, match=f"train.npy has {len(whole) + 3} bytes, expected {len(whole)}"):
+        read_prepared(folder)
     (folder / "train.npy").write_bytes((folder / "test.npy").read_bytes())
     with pytest.raises(PreparedError, match=r"has uint8 \(11, 3, 32, 32\), expected uint8 \(40, 3, 32, 32\)"):
         read_prepared(folder)
-    (folder / "dataset.json").write_text("{")
-    with pytest.raises(PreparedError, match="prepare the data again"):
-        read_prepared(folder)
-    with pytest.raises(PrepareError, match="exists but is no prepared data"):
+    with pytest.raises(PrepareError, match="exists but is no prepared data"):  # not "prepared already"
         prepare("cifar10", tmp_path, tmp_path / "out")
+    with pytest.raises(ConfigError, match=rf"--to {folder} --force"):
+        load_data(DataConfig("cifar10", str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "is not of format 1"),
+        ({"shapes": None}, "lacks a valid shapes"),
+        ({"shapes": {"train": [40, 3, 32, 32]}}, "lacks a valid shapes"),
+        ({"shapes": {"train": [5, 3, 7, 7], "train_labels": [6], "test": [2, 3, 7, 7], "test_labels": [2]}}, "shapes"),
+        ({"shapes": {"train": [5, 3, 7, 7], "train_labels": [5], "test": [2, 3, 7, 8], "test_labels": [2]}}, "shapes"),
+        ({"checksum": 5, "name": None}, "lacks a valid name, checksum"),
+        ({"num_classes": 3}, "train_labels.npy has labels 0 to 9, expected 0 to 2"),
+    ],
+)
+def test_a_dataset_json_that_does_not_fit_is_an_error_and_no_crash(tmp_path, change, message):
+    folder = prepare("cifar10", cifar_sources(tmp_path)["binary"], tmp_path / "out", unverified=True)
+    about = json.loads((folder / "dataset.json").read_text())
+    assert (about["unverified"], about["cite"].split(",")[0]) == (True, "Krizhevsky")
+    (folder / "dataset.json").write_text(json.dumps(about | change))
+    with pytest.raises(PreparedError, match=message):
+        read_prepared(folder)
+
+
+def test_data_of_another_name_is_not_taken(tmp_path):
+    folder = prepare("cifar10", cifar_sources(tmp_path)["binary"], tmp_path / "out", unverified=True)
+    with pytest.raises(ConfigError, match=r"data.path: saw .* which holds cifar10, expected imagenet32"):
+        load_data(DataConfig("imagenet32", str(folder)))
+    with pytest.raises(PrepareError, match="holds cifar10, expected imagenet32; choose another --to, or --force"):
+        prepare("imagenet32", tmp_path, folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DataConfig("cifar10"), "run: aiqn data prepare cifar10 --from .*cs.toronto.edu"),
+        (DataConfig("celeba", "/a b/c"), "run: aiqn data prepare celeba --from .* --to '/a b/c' .*mmlab"),
+        (DataConfig("cifr10"), "did you mean 'cifar10'"),
+        (DataConfig("../../etc"), "saw '../../etc'; valid: digits"),
+    ],
+)
+def test_what_is_missing_says_where_it_is_to_be_had(tmp_path, monkeypatch, config, message):
+    monkeypatch.setenv("AIQN_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=message):
+        load_data(config)
+
+
+PROCESS = """
+    import os, resource, signal, sys
+    from aiqn_core.prepare import PrepareError, prepare
+    {before}
+    try:
+        prepare("cifar10", "binary", "out", unverified=True, force=True, progress={progress})
+    except PrepareError as error:
+        sys.exit(str(error))
+"""
+
+
+def preparing(folder, before="", progress="lambda done, total: None"):
+    code = textwrap.dedent(PROCESS).format(before=before, progress=progress)
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environ, capture_output=True, text=True)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_full_disk_or_a_kill_leaves_what_was_there(tmp_path):
+    source = write(tmp_path / "binary", BINARY)
+    # a limit on the size of files fails in write(), as a full disk does
+    full = preparing(tmp_path, "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))")
+    assert full.returncode == 1
+    assert "cannot be written" in full.stderr
+    assert len(full.stderr.splitlines()) == 1
+    assert names(tmp_path) == ["binary"]
+    killed = preparing(tmp_path, progress="lambda done, total: os.kill(os.getpid(), signal.SIGKILL)")
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert len(names(tmp_path)) == 2  # the kill left its part, hidden
+    folder = prepare("cifar10", source, tmp_path / "out", unverified=True)
+    assert names(tmp_path) == ["binary", "out"]  # and the next run has removed it
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    preparing(tmp_path, "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_part_that_a_process_is_writing_is_left_alone(tmp_path):
+    with writing(tmp_path / "out", {"classes": []}, shuffle=False) as first:
+        for split in ("train", "test"):
+            first.append(split, np.zeros((2, 3, 5, 7), np.uint8), np.zeros(2, np.int64))
+        with pytest.raises(ZeroDivisionError), writing(tmp_path / "out", {"classes": []}, shuffle=False):
+            raise ZeroDivisionError
+        assert first.folder.exists()
+    assert (tmp_path / "out" / "dataset.json").exists()
 
 
 def test_published_checksums_are_those_of_the_archives(tmp_path, monkeypatch):

@@ -1,0 +1,246 @@
+"""The readers of the published data sets and of your own folders.
+
+A reader yields (split, images (n, C, H, W) uint8, labels (n,)) in the order of the source.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aiqn_core.archives import Member, members
+from aiqn_core.pictures import CHUNK, Chunk, Place, PrepareError, decode, pictures, stack
+from aiqn_core.unpickle import UnpickleError, read_pickle
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
+CELEBA_TRAIN = 162_770  # images 1 to this are the published training split
+
+# --- CIFAR-10 --------------------------------------------------------------------------------------------------------
+
+CIFAR_BATCHES = {**{f"data_batch_{i}": "train" for i in range(1, 6)}, "test_batch": "test"}
+
+
+def read_cifar10(source: Path, size: int | None) -> Iterator[Chunk]:
+    """The binary batches, the pickled ones or Parquet files, whichever are there."""
+    seen: set[str] = set()
+    for member in members(source):
+        stem, _, suffix = member.base.partition(".")
+        if stem in CIFAR_BATCHES and suffix in ("", "bin"):
+            _once(source, stem, seen)
+            yield Chunk(CIFAR_BATCHES[stem], *(_cifar_binary if suffix else _batch)(member, 10, 0))
+        elif suffix == "parquet" and (match := re.match(r"(train|test)-", stem)):
+            _once(source, stem, seen)
+            yield from _parquet(member, match[1])
+    forms = [seen & set(CIFAR_BATCHES), seen - set(CIFAR_BATCHES)]
+    if all(forms):
+        raise PrepareError(f"{source}: saw batches and Parquet files, which hold the same images; give one of them")
+    if forms[0]:
+        _all(source, CIFAR_BATCHES, seen)
+
+
+def _once(source: Path, part: str, seen: set[str]) -> None:
+    if part in seen:
+        raise PrepareError(f"{source}: saw {part} twice; give one archive or folder of the data, not both")
+    seen.add(part)
+
+
+def _all(source: Path, parts: Iterable[str], seen: set[str]) -> None:
+    missing = [part for part in parts if part not in seen]
+    if missing:
+        raise PrepareError(f"{source}: {', '.join(missing)} missing of {', '.join(parts)}")
+
+
+def _cifar_binary(member: Member, classes: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Records of one byte for the class and 3 x 32 x 32 for the image."""
+    content = np.frombuffer(member.read(), np.uint8)
+    if not len(content) or len(content) % 3073:
+        raise PrepareError(f"{member.name}: saw {len(content)} bytes, expected a multiple of 3073; it is incomplete")
+    records = content.reshape(-1, 3073)
+    return records[:, 1:].reshape(-1, 3, 32, 32), _labels(member, records[:, 0], classes, first)
+
+
+def _batch(member: Member, classes: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """A pickled mapping with `data`, (n, 3072) uint8, and `labels`, the first class being `first`."""
+    try:
+        content = read_pickle(member.read())
+    except UnpickleError as error:
+        raise PrepareError(f"{member.name}: {error}") from None
+    if not isinstance(content, dict):
+        raise PrepareError(f"{member.name}: saw a pickled {type(content).__name__}, expected a mapping")
+    values = {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}
+    data, labels = values.get("data"), values.get("labels")
+    shape = getattr(data, "shape", None)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or len(data.shape) != 2 or data.shape[1] != 3072:
+        seen = f"{data.dtype} of shape {shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
+        raise PrepareError(f"{member.name}: saw data of {seen}, expected uint8 of shape (n, 3072)")
+    return data.reshape(-1, 3, 32, 32), _labels(member, labels, classes, first, len(data))
+
+
+def _labels(member: Member, labels: Any, classes: int, first: int, count: int | None = None) -> np.ndarray:
+    try:
+        array = np.asarray([] if labels is None else labels)
+    except ValueError:
+        raise PrepareError(f"{member.name}: saw labels that are lists of lists, expected {count} integers") from None
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or (count is not None and len(array) != count):
+        raise PrepareError(f"{member.name}: saw labels of {array.dtype} {array.shape}, expected {count} integers")
+    last = first + classes - 1
+    if len(array) and not (first <= array.min() and array.max() <= last):
+        raise PrepareError(f"{member.name}: saw labels {array.min()} to {array.max()}, expected {first} to {last}")
+    return array.astype(np.int64) - first
+
+
+def _parquet(member: Member, split: str) -> Iterator[Chunk]:
+    """Columns `img` (or `image`) with the bytes of a PNG, and `label`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(io.BytesIO(member.read()))
+        names = file.schema_arrow.names
+        column = next((name for name in ("img", "image") if name in names), None)
+        if column is None or "label" not in names:
+            raise PrepareError(f"{member.name}: saw columns {', '.join(names)}, expected img and label")
+        begin = 0
+        for batch in file.iter_batches(CHUNK, columns=[column, "label"]):
+            cells = enumerate(batch.column(column).to_pylist(), begin)
+            images = [_parquet_image(f"{member.name}, row {row}", cell) for row, cell in cells]
+            labels = _labels(member, batch.column("label").to_pylist(), 10, 0, len(images))
+            yield Chunk(split, stack(member.name, images), labels)
+            begin += len(images)
+    except (pa.ArrowException, OSError) as error:
+        raise PrepareError(f"{member.name}: is no complete Parquet file ({error})") from None
+
+
+def _parquet_image(name: str, cell: Any) -> np.ndarray:
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(content, bytes):
+        raise PrepareError(f"{name}: saw {type(content).__name__}, expected the bytes of a PNG")
+    return decode(name, content)
+
+
+# --- ImageNet 32x32, CelebA, folders ---------------------------------------------------------------------------------
+
+IMAGENET_BATCHES = (*(f"train_data_batch_{i}" for i in range(1, 11)), "val_data")
+IMAGENET_FOLDERS = {"train_32x32": "train", "valid_32x32": "test"}
+
+
+def read_imagenet32(source: Path, size: int | None) -> Iterator[Chunk]:
+    """The PNG folders train_32x32 and valid_32x32 (no classes), or the batch files of downsampled ImageNet."""
+
+    def where(member: Member) -> Place | None:
+        folders = PurePosixPath(member.name).parts[:-1]
+        split = IMAGENET_FOLDERS.get(folders[-1]) if folders and _is_image(member) else None
+        return Place(split, 0, f"{split}/{member.base}") if split else None
+
+    seen: set[str] = set()
+    has_pictures = False
+    for member in members(source):
+        part = member.base.removesuffix(".pickle")
+        if part in IMAGENET_BATCHES:
+            _once(source, part, seen)
+            yield Chunk("test" if part == "val_data" else "train", *_batch(member, 1000, 1))
+        has_pictures = has_pictures or where(member) is not None
+    if seen and has_pictures:
+        raise PrepareError(f"{source}: saw batches and folders of images, which hold the same; give one of them")
+    if seen:
+        _all(source, IMAGENET_BATCHES, seen)
+    else:
+        yield from pictures(source, where, lambda name, content: decode(name, content, expect=(32, 32)))
+
+
+def read_celeba(source: Path, size: int | None) -> Iterator[Chunk]:
+    """The aligned 178 x 218 JPEGs: their 108 x 108 centre, resized to 64 x 64; held out are validation and test.
+
+    The centre's upper left corner is 35 pixels from the left and 55 from the top; the filter is Pillow's bicubic,
+    which averages. The split is that of list_eval_partition.txt, or where there is none the same by number: images
+    000001 to 162770 train. One class: CelebA's attributes are not read.
+    """
+    partition = _partition(source)
+
+    def where(member: Member) -> Place | None:
+        match = re.fullmatch(r"(\d{6})\.(jpg|png)", member.base)
+        if match is None:
+            return None
+        if partition is not None and match[1] not in partition:
+            raise PrepareError(f"{source}: {member.base} is not in list_eval_partition.txt; complete it or remove it")
+        train = int(match[1]) <= CELEBA_TRAIN if partition is None else partition[match[1]] == 0
+        return Place("train" if train else "test", 0, match[1])
+
+    def face(name: str, content: bytes) -> np.ndarray:
+        return decode(name, content, expect=(178, 218), crop=108, size=64)
+
+    yield from pictures(source, where, face)
+
+
+def _partition(source: Path) -> dict[str, int] | None:
+    """Image number -> 0 training, 1 validation, 2 test, of list_eval_partition.txt; None where there is none."""
+    for member in members(source):
+        if member.base == "list_eval_partition.txt":
+            return dict(_partition_lines(member.name, member.read().decode("latin1")))
+    return None
+
+
+def _partition_lines(name: str, text: str) -> Iterator[tuple[str, int]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        match = re.fullmatch(r"(\d{6})\.(?:jpg|png)\s+([012])\s*", line)
+        if match is not None:
+            yield match[1], int(match[2])
+        elif line.strip():
+            raise PrepareError(f"{name}, line {number}: saw {line[:50]!r}, expected such as '000001.jpg 0'")
+
+
+class Layout(NamedTuple):
+    """How the images of a folder are sorted: its classes, and whether above them are `train` and `test`."""
+
+    classes: list[str]
+    split: bool
+
+
+def read_folder(source: Path, size: int | None) -> Iterator[Chunk]:
+    """Images in one folder for each class; below `train` and `test`, or else about one in ten is held out, by name.
+
+    Which ones: those whose <class>/<file> has a SHA-256 that begins with a byte below 26.
+    """
+    layout = folder_layout(source)
+
+    def where(member: Member) -> Place | None:
+        if not _is_image(member):
+            return None
+        parts = PurePosixPath(member.name).parts
+        label = layout.classes.index(parts[-2] if len(parts) > 1 else "")
+        if layout.split:
+            return Place(parts[-3], label, member.name)
+        held_out = hashlib.sha256("/".join(parts[-2:]).encode()).digest()[0] < 26  # of 256
+        return Place("test" if held_out else "train", label, member.name)
+
+    yield from pictures(source, where, lambda name, content: decode(name, content, size=size))
+
+
+def folder_layout(source: Path) -> Layout:
+    """How a source of images is sorted; raises PrepareError where there are none, or where they are sorted otherwise.
+
+    A guess would be worse than an error: `train/x.png` would make `train` a class, and mix the two sets.
+    """
+    parents = {PurePosixPath(member.name).parts[:-1] for member in members(source) if _is_image(member)}
+    valid = "<class>/<image>, or train/<class>/<image> and test/<class>/<image>"
+    if not parents:
+        raise PrepareError(f"{source}: no images in it; expected {valid} ending in {', '.join(IMAGE_SUFFIXES)}")
+    classes = sorted({parent[-1] if parent else "" for parent in parents})
+    above = {parent[:-1] for parent in parents}
+    splits = {path[-1] if path else "" for path in above}
+    if splits == {"train", "test"} and len({path[:-1] for path in above}) == 1:
+        return Layout(classes, split=True)
+    if len(above) == 1 and not splits & {"train", "test"} and not {"", "train", "test"} & set(classes):
+        return Layout(classes, split=False)
+    if parents == {()}:
+        return Layout(classes, split=False)  # images without classes
+    seen = ", ".join(sorted("/".join((*parent, "<image>")) for parent in parents)[:4])
+    raise PrepareError(f"{source}: saw {seen}{', ...' if len(parents) > 4 else ''}; expected {valid}")
+
+
+def _is_image(member: Member) -> bool:
+    return member.base.lower().endswith(IMAGE_SUFFIXES)
