@@ -55,7 +55,8 @@ def effect_figures(results: Results, folder: Path) -> dict[str, Figure]:
 
 
 EFFECTS = (
-    "A point for each completed search trial; bars are medians. Other parameters vary too: it is no controlled comparison."
+    "A point for each completed search trial; bars are medians. Other parameters vary too, so this is "
+    "no controlled comparison."
 )
 
 
