@@ -15,6 +15,7 @@ from reports.results import (
     values_of,
 )
 from reports.rounding import plus_minus, rounded, whole
+from reports.verdict import verdicts
 
 
 class Answer(NamedTuple):
@@ -41,26 +42,25 @@ def answer(results: Results) -> Answer:
         else "Mean ± s.d. over " + (f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds")
     )
     drawn = whole(last_record(run, objective.name).get("samples") for runs in finals.values() for run in runs)
-    qualifier = [f"{spread}, {drawn} samples each; this compares means, it is not a significance test."]
+    qualifier = [f"{spread}, {drawn} samples each."]
     if absent := [arm for arm in results.arms if arm not in finals]:
         qualifier.append(f"No completed final for {', '.join(absent)}.")
     if len(order) == 1:
         sentence = f"{order[0]} reaches {objective.name} {shown[order[0]]}; there is no other arm to compare it with"
         return Answer(f"{sentence}{' yet' if absent else ''}.", " ".join(qualifier))
-    best, second = summaries[order[0]], summaries[order[1]]
-    against = ", ".join(f"{shown[arm]} for {arm}" for arm in order[1:])
-    overlap = best.low <= second.high and second.low <= best.high
     if differing := differing_protocols(results, "final"):
         sentence = f"Not comparable: the finals were measured with different {', '.join(sorted(differing))}."
         return Answer(sentence, " ".join(qualifier))
     qualifier.append(_second_opinion(results, finals, order))
-    if overlap:
-        sentence = f"No clear difference: {objective.name} is {shown[order[0]]} for {order[0]}, {against}"
-        ranges = "; the ranges over seeds overlap" if counts != [1] else ""
-        return Answer(f"{sentence}{ranges}.", " ".join(filter(None, qualifier)))
+    against = ", ".join(f"{shown[arm]} for {arm}" for arm in order[1:])
+    verdict = next(v for v in verdicts(results) if {v.better, v.worse} == set(order[:2]))
+    tested = "no test is possible with one seed" if verdict.p is None else f"Welch's t-test, p = {verdict.p:.2g}"
     better = "lower" if objective.lower_is_better else "higher"
-    sentence = f"{order[0]} reaches the {better} {objective.name}: {shown[order[0]]}, against {against}."
-    return Answer(sentence, " ".join(filter(None, qualifier)), order[0] if min(counts) > 1 else None)
+    if verdict.distinguishable:
+        sentence = f"{order[0]} reaches the {better} {objective.name}: {shown[order[0]]}, against {against} ({tested})."
+    else:
+        sentence = f"No clear difference: {objective.name} is {shown[order[0]]} for {order[0]}, {against} ({tested})."
+    return Answer(sentence, " ".join(filter(None, qualifier)), order[0] if verdict.distinguishable else None)
 
 
 def _summary(runs: list[Run], metric: str) -> Summary:

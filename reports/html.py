@@ -16,6 +16,8 @@ from reports.figures import GRID, INK, MUTED, PAPER, color
 from reports.formats import write_table
 from reports.results import STAGES, Results, chosen_finals, last_record, ranked, read_results
 from reports.rounding import plural, whole
+from reports.search_figures import effect_figures, search_figures
+from reports.search_tables import budget_table, importance_table, verdict_table
 from reports.tables import Table
 
 STRIP = 6  # sample grids of a strip over training
@@ -58,6 +60,8 @@ def write_report(run_folder: Path | str) -> Path:
         progress=progress(results),
         tables=shown,
         figures=learning_figures(results, folder),
+        search=search_figures(results, folder),
+        effects=effect_figures(results, folder),
         caution=curve_caution(results),
         real=picture(results.folder / "real.png", "real", "held-out data"),
         galleries=[gallery(results, arm) for arm in results.arms],
@@ -74,8 +78,10 @@ def write_report(run_folder: Path | str) -> Path:
 def all_tables(results: Results) -> list[Table]:
     """Every table of the report, in the order of the page."""
     tops = [tables.top_configurations(results, arm) for arm in results.arms]
+    search = [verdict_table(results), budget_table(results)]
+    search += [importance_table(results, arm) for arm in results.arms]
     rest = (tables.counts, tables.incidents, tables.cost, tables.provenance, tables.trials)
-    return [tables.comparison(results), *tops, *(table(results) for table in rest)]
+    return [tables.comparison(results), *search, *tops, *(table(results) for table in rest)]
 
 
 def progress(results: Results) -> str:

@@ -28,7 +28,9 @@ def search_figures(results: Results, folder: Path) -> list[Figure]:
         ("search-robustness", f"{metric.name} over all configurations", robustness_chart(found, metric), ROBUSTNESS),
     ]
     return [
-        Figure(name, title, caption, None if chart is None else write_chart(chart, name, folder))
+        Figure(name, title, caption, write_chart(chart, name, folder))
+        if chart is not None
+        else Figure(name, title, f"{title}: no search trial has completed yet.", None)
         for name, title, chart, caption in drawings
     ]
 
@@ -96,9 +98,7 @@ def budget_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     base = alt.Chart(frame).encode(x=_x("n:Q", "search trials", scale), color=_colors(list(found)))
     both = pd.concat([frame["low"], frame["high"]])
     layers = [
-        base.mark_area(fillOpacity=0.15, opacity=1).encode(
-            y=_y("low:Q", both), y2="high:Q", fill=_colors(list(found), legend=False)
-        ),
+        base.mark_area(opacity=1, fillOpacity=0.15).encode(y=_y("low:Q", both), y2="high:Q"),
         base.mark_line(strokeWidth=2.2).encode(y=_y("median:Q", both)),
         base.mark_point(filled=True, size=16, opacity=1).encode(y=_y("median:Q", both), description="label:N"),
     ]
@@ -190,7 +190,7 @@ def _scale(values: pd.Series, reverse: bool = False) -> Any:
     return alt.Scale(type="log" if log else "linear", zero=False, nice=not log, padding=8, reverse=reverse)
 
 
-def _colors(arms: list[str], legend: bool = True) -> Any:
-    shown = alt.Legend(title=None, orient="top", symbolOpacity=1, symbolSize=70, symbolStrokeWidth=0)
+def _colors(arms: list[str]) -> Any:
+    legend = alt.Legend(title=None, orient="top", symbolOpacity=1, symbolSize=70, symbolStrokeWidth=3)
     scale = alt.Scale(domain=arms, range=[color(i)[0] for i in range(len(arms))])
-    return (alt.Color if legend else alt.Fill)("arm:N", scale=scale, legend=shown if legend else None)
+    return alt.Color("arm:N", scale=scale, legend=legend)

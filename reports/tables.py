@@ -96,7 +96,8 @@ def comparison(results: Results) -> Table:
         "Search and final values are in separate columns: they can differ in steps and in the number of samples."
     )
     notes.append(
-        "± is the sample standard deviation over seeds, rounded up." + (" Bold: ahead on every seed." if leader else "")
+        "± is the sample standard deviation over seeds, rounded up."
+        + (" Bold: better, as tested below." if leader else "")
     )
     title = "Each arm's best search trial, and its finals as mean ± s.d. over seeds"
     return Table(

@@ -16,7 +16,7 @@ def test_answer_names_the_better_arm_with_both_numbers_and_the_caveat(finished: 
     assert answer.sentence.startswith(f"pixeliqn reaches the lower fd_lite0: {shown['pixeliqn']} ± 0.57")
     assert f"{shown['pixelcnn']} ± 0.57 for pixelcnn" in answer.sentence
     assert "2 seeds" in answer.qualifier
-    assert "not a significance test" in answer.qualifier
+    assert "Welch's t-test, p = 0.0011" in answer.sentence
     assert "is_lite0_mean ranks them the same way" in answer.qualifier
     assert answer.leader == "pixeliqn"
 
