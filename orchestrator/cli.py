@@ -99,6 +99,26 @@ def ui(
         serve(run, host, port)
 
 
+@app.command()
+def replay(
+    run: RunArgument,
+    pruner: Annotated[
+        list[str] | None, typer.Option(metavar="PRUNER", help="A name, or {name: asha, min_resource: 200}; several.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 2,
+) -> None:
+    """Say what other pruners would have cost and lost in a recorded search; nothing is trained.
+
+    Example: aiqn replay runs/quickstart --pruner asha --pruner median
+    """
+    with plain_errors():
+        from orchestrator.replay import PRUNERS, parse_pruner, replay_lines
+        from orchestrator.replay import replay as replayed
+
+        settings = [parse_pruner(text) for text in pruner or PRUNERS]
+        print("\n".join(replay_lines(replayed(run, settings, workers))))
+
+
 @data_app.command()
 def prepare(
     name: Annotated[str, typer.Argument(metavar="NAME", help="cifar10, imagenet32, celeba, or a name of your own.")],
@@ -189,10 +209,11 @@ def plain_errors() -> Iterator[None]:
     except RunFolderError as error:
         print(error, file=sys.stderr)
     except Exception as error:
+        from aiqn_core.config import ConfigError
         from aiqn_core.prepare import PrepareError
         from orchestrator.document import SweepError
 
-        if not isinstance(error, SweepError | PrepareError):
+        if not isinstance(error, ConfigError | PrepareError | SweepError):
             raise
         print(error, file=sys.stderr)
     else:

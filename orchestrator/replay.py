@@ -1,0 +1,154 @@
+"""What another pruner would have cost and lost: recorded curves under a virtual clock. Nothing is trained."""
+
+import heapq
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+
+from aiqn_core.config import ConfigError, Problem
+from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs
+from orchestrator.samplers import make_pruner
+
+PRUNERS = ("none", "median", "{name: percentile, percentile: 25.0}", "asha", "hyperband")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A search as it would have gone with a pruner, against the recorded one without."""
+
+    pruner: str
+    steps: int  # training steps of all arms
+    share: float  # of the steps that were recorded
+    makespan: float  # seconds until the last worker is done
+    pruned: int
+    chosen: dict[str, float | None]  # the objective of each arm's best completed trial
+    regret: dict[str, float | None]  # how much worse than the recorded best, as a share of it
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A recorded trial: (step, seconds since its start, objective or None) at each evaluation, and whether it ended."""
+
+    arm: str
+    number: int
+    points: list[tuple[int, float, float | None]]
+    completed: bool
+
+
+def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers: int = 2) -> list[Replay]:
+    """Replay the search trials of a run under each pruner of `{name: ..., argument: ...}`.
+
+    Trials start in the order of their numbers, arms in turn, as soon as one of `workers` is free; the pruner sees every
+    evaluation at its virtual time. Raises RunFolderError for a run without ended search trials, ConfigError for a
+    pruner that does not exist.
+    """
+    recorded = RunFolder(Path(run_folder)).read_sweep()["sweep"]
+    objective = recorded["search"]["objective"]
+    curves = [_curve(run, objective["metric"]) for run in load_runs(run_folder) if _usable(run)]
+    curves = sorted((curve for curve in curves if curve.points), key=lambda curve: (curve.number, curve.arm))
+    if not curves:
+        raise RunFolderError(f"{run_folder}: no search trial has ended yet; there is nothing to replay")
+    return [_replayed(curves, dict(pruner), objective["direction"], workers) for pruner in pruners]
+
+
+def parse_pruner(text: str) -> dict[str, Any]:
+    """The settings of a pruner as typed: its name, or a YAML mapping; raises ConfigError for anything else."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict):
+        message = f"saw {text!r}, expected a name or a mapping, for example {PRUNERS[2]}"
+        raise ConfigError([Problem("--pruner", message)])
+    return {str(key): item for key, item in value.items()}
+
+
+def _usable(run: Run) -> bool:
+    return run.stage == "search" and run.state in FINISHED
+
+
+def _curve(run: Run, metric: str) -> _Curve:
+    points = [
+        (record["step"], record.get("seconds", 0.0), record.get(metric))
+        for record in run.history
+        if record["step"] > 0 and ("samples" in record or metric in record)
+    ]
+    if run.history and (not points or points[-1][0] < run.history[-1]["step"]):
+        last = run.history[-1]  # a trial that diverged between evaluations cost its steps too
+        points.append((last["step"], last.get("seconds", 0.0), None))
+    return _Curve(run.arm, run.number, points, run.state == "completed")
+
+
+def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], direction: str, workers: int) -> Replay:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    towards = optuna.study.StudyDirection[direction.upper()]
+    pruner = make_pruner(settings, direction)
+    studies = {curve.arm: optuna.create_study(direction=towards, pruner=pruner) for curve in curves}
+    waiting, clock, steps, pruned = list(reversed(curves)), 0.0, 0, 0
+    chosen: dict[str, float | None] = dict.fromkeys(studies)
+    best = min if direction == "minimize" else max
+    events: list[tuple[float, int, int, _Curve, optuna.Trial]] = []  # (time, order, evaluation, ...)
+
+    def start(now: float) -> None:
+        if waiting:
+            curve = waiting.pop()
+            trial = studies[curve.arm].ask()
+            heapq.heappush(events, (now + curve.points[0][1], len(waiting), 0, curve, trial))
+
+    for _ in range(workers):
+        start(0.0)
+    while events:
+        clock, order, index, curve, trial = heapq.heappop(events)
+        step, seconds, value = curve.points[index]
+        last = index + 1 == len(curve.points)
+        stop = False
+        if value is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                trial.report(value, step)
+                stop = not last and trial.should_prune()
+        if not (last or stop):
+            ahead = curve.points[index + 1][1] - seconds
+            heapq.heappush(events, (clock + ahead, order, index + 1, curve, trial))
+            continue
+        steps, pruned = steps + step, pruned + stop
+        done = curve.completed and not stop and value is not None
+        state = optuna.trial.TrialState.COMPLETE if done else optuna.trial.TrialState.PRUNED
+        studies[curve.arm].tell(trial, value if done else None, state=state)
+        if done:
+            chosen[curve.arm] = best(v for v in (chosen[curve.arm], value) if v is not None)
+        start(clock)
+    total = sum(curve.points[-1][0] for curve in curves)
+    regret = {arm: _regret(curves, arm, value, best) for arm, value in chosen.items()}
+    name = settings["name"] + "".join(f" {key}={value}" for key, value in settings.items() if key != "name")
+    return Replay(name, steps, steps / total if total else 0.0, clock, pruned, chosen, regret)
+
+
+def _regret(curves: Sequence[_Curve], arm: str, value: float | None, best: Any) -> float | None:
+    values = [curve.points[-1][2] for curve in curves if curve.arm == arm and curve.completed]
+    known = [v for v in values if v is not None]
+    if not known or value is None:
+        return None
+    return abs(value - best(known)) / (abs(best(known)) or 1.0)
+
+
+def replay_lines(replays: Sequence[Replay]) -> list[str]:
+    """The replays as a plain table: steps, time, and for each arm what would have been chosen."""
+    arms = list(replays[0].chosen)
+    header = ["pruner", "steps", "of recorded", "makespan", "pruned", *(f"{arm} (regret)" for arm in arms)]
+    rows = [header]
+    for one in replays:
+        chosen = ["none" if one.chosen[arm] is None else f"{one.chosen[arm]:.4g}" for arm in arms]
+        regrets = ["" if one.regret[arm] is None else f" ({one.regret[arm]:.1%})" for arm in arms]
+        minutes = f"{one.makespan / 60:.1f} min"
+        cells = [one.pruner, f"{one.steps:,}", f"{one.share:.0%}", minutes, str(one.pruned)]
+        rows.append(cells + [value + lost for value, lost in zip(chosen, regrets, strict=True)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

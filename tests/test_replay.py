@@ -1,0 +1,96 @@
+import json
+import statistics
+
+import pytest
+
+from aiqn_core.config import ConfigError
+from orchestrator.replay import parse_pruner, replay, replay_lines
+from orchestrator.runs import FORMAT, RunFolder, RunFolderError, write_json
+
+# step -> value of each trial; 10 seconds between evaluations
+CURVES = {
+    "a": [[9, 8, 7], [5, 4, 3], [9, 9, 9], [6, 5, 1], [8, 8, 8]],
+    "b": [[4, 3, 2], [7, 6, 5], [3, 2.5, 1.5], [9, 8, 7], [1, 1, 1]],
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path / "study")
+    run.path.mkdir()
+    search = {"trials": 5, "objective": {"metric": "fd_lite0", "direction": "minimize"}}
+    sweep = {"arms": {"a": {}, "b": {}}, "search": search, "final": None}
+    write_json(run.sweep_json, {"format": FORMAT, "name": "study", "finished": True, "sweep": sweep})
+    for arm, curves in CURVES.items():
+        for number, values in enumerate(curves):
+            folder = run.trial(f"{arm}-search-{number}")
+            folder.path.mkdir(parents=True)
+            content = {"format": FORMAT, "config": {}, "params": {}, "seed": 0, "source": None, "provenance": {}}
+            write_json(folder.config, content)
+            records = [
+                {"step": 100 * (i + 1), "time": 0.0, "seconds": 10.0 * (i + 1), "samples": 7, "fd_lite0": value}
+                for i, value in enumerate(values)
+            ]
+            folder.append_metrics(records)
+            folder.update_status(state="completed")
+    return run
+
+
+def test_without_a_pruner_everything_is_as_recorded(run):
+    (one,) = replay(run.path, [{"name": "none"}], workers=1)
+    assert (one.steps, one.share, one.pruned) == (3000, 1.0, 0)
+    assert one.makespan == 300
+    assert one.chosen == {"a": 1, "b": 1}
+    assert one.regret == {"a": 0, "b": 0}
+    assert replay(run.path, [{"name": "none"}], workers=2)[0].makespan == 150
+    assert replay(run.path, [{"name": "none"}], workers=7)[0].makespan == 60
+
+
+def by_hand(curves, startup):
+    """The median rule on one worker: (steps, best); a trial is judged against those that completed."""
+    completed, steps = [], 0
+    for values in curves:
+        length = len(values)
+        for index in range(len(values) - 1):
+            if len(completed) >= startup and min(values[: index + 1]) > statistics.median(v[index] for v in completed):
+                length = index + 1
+                break
+        if length == len(values):
+            completed.append(values)
+        steps += 100 * length
+    return steps, min(values[-1] for values in completed)
+
+
+def test_the_median_rule_by_hand(run):
+    """Each arm is a study of its own."""
+    (one,) = replay(run.path, [{"name": "median", "n_startup_trials": 2, "n_warmup_steps": 0}], workers=1)
+    found = {arm: by_hand(curves, 2) for arm, curves in CURVES.items()}
+    assert one.steps == sum(steps for steps, _ in found.values()) < 3000
+    assert one.chosen == {arm: best for arm, (_, best) in found.items()}
+    assert one.pruned > 0
+
+
+def test_a_trial_that_diverged_costs_its_steps_and_is_never_chosen(run):
+    folder = run.trial("a-search-3")  # the best of its arm
+    folder.update_status(state="diverged", cause="divergence")
+    (one,) = replay(run.path, [{"name": "none"}])
+    assert one.steps == 3000
+    assert one.chosen["a"] == 3
+
+
+def test_the_table_and_what_cannot_be_replayed(run, tmp_path):
+    lines = replay_lines(replay(run.path, [{"name": "none"}, {"name": "asha", "min_resource": 100}]))
+    assert lines[0].split()[:2] == ["pruner", "steps"]
+    assert lines[1].startswith("none")
+    assert "asha min_resource=100" in lines[2]
+    with pytest.raises(ConfigError, match="did you mean 'median'"):
+        replay(run.path, [{"name": "meidan"}])
+    assert parse_pruner("{name: asha, min_resource: 5}") == {"name": "asha", "min_resource": 5}
+    for text in ("3", "[asha", "null"):
+        with pytest.raises(ConfigError, match="expected a name or a mapping"):
+            parse_pruner(text)
+    empty = RunFolder(tmp_path / "empty")
+    empty.path.mkdir()
+    empty.sweep_json.write_text(json.dumps(run.read_sweep()))
+    with pytest.raises(RunFolderError, match="no search trial has ended"):
+        replay(empty.path, [{"name": "none"}])
