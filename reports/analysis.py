@@ -16,7 +16,7 @@ from reports.results import Metric, Results, last_value
 
 BUDGETS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 FEWEST = 20  # trials below which no importance is computed
-FOLDS, SHUFFLES = 5, 5
+FOLDS, SHUFFLES, TREES = 5, 5, 60
 
 
 class Outcome(NamedTuple):
@@ -96,16 +96,20 @@ def importances(found: Sequence[Outcome], metric: Metric) -> list[Importance]:
     explained: list[float] = []
     lost: dict[str, list[float]] = {name: [] for name in columns}
     for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(inputs):
-        forest = RandomForestRegressor(100, min_samples_leaf=2, random_state=0, n_jobs=1)
+        forest = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
         forest.fit(inputs[train], target[train])
-        explained.append(_explained(target[test], forest.predict(inputs[test])))
+        tables = [inputs[test]]  # as they are, then with one parameter shuffled
         begin = 0
-        for name, block in columns.items():
+        for block in columns.values():
             part = slice(begin, begin := begin + block.shape[1])
             for _ in range(SHUFFLES):
-                shuffled = inputs[test].copy()
-                shuffled[:, part] = shuffled[random.permutation(len(test)), part]
-                lost[name].append(explained[-1] - _explained(target[test], forest.predict(shuffled)))
+                tables.append(inputs[test].copy())
+                tables[-1][:, part] = inputs[test][random.permutation(len(test)), part]
+        predicted = forest.predict(np.concatenate(tables)).reshape(len(tables), len(test))
+        scores = [_explained(target[test], one) for one in predicted]
+        explained.append(scores[0])
+        for index, drops in enumerate(lost.values()):
+            drops += [scores[0] - score for score in scores[1 + index * SHUFFLES :][:SHUFFLES]]
     share = float(np.mean(explained))
     found_out = [Importance(name, float(np.mean(drops)), share) for name, drops in lost.items()]
     return sorted(found_out, key=lambda importance: -importance.loss)
