@@ -16,12 +16,12 @@ ARMS, RUNS, EVALUATIONS, STEPS = ("pixelcnn", "pixeliqn"), 500, 30, 600
 
 
 def build(folder: RunFolder) -> None:
-    """A run folder as a finished sweep leaves it: 500 search trials of each arm, and finals of the best with 3 seeds."""
+    """A run folder as a finished sweep leaves it: 500 search trials of each arm, finals of the best with 3 seeds."""
     random = np.random.RandomState(0)
     folder.path.mkdir(parents=True)
     search = {"trials": RUNS, "objective": {"metric": "fd_lite0", "direction": "minimize"}}
     final = {"top": 1, "seeds": [0, 1, 2]}
-    sweep = {"arms": dict.fromkeys(ARMS, {}), "search": search, "final": final}
+    sweep = {"arms": {arm: {} for arm in ARMS}, "search": search, "final": final}
     about = {"name": "study", "question": "Which?", "command": "aiqn sweep study.yaml", "created": 1.7e9}
     write_json(folder.sweep_json, {"format": FORMAT, **about, "finished": True, "sweep": sweep})
     for arm in ARMS:
