@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 from aiqn_core.config import dotted
 from orchestrator.runs import Run, RunFolder, RunFolderError, load_runs, read_json, write_json
@@ -165,7 +166,10 @@ class Mirror:
             return known.experiment_id
         local = not self.sweep["sweep"]["tracking"]["uri"]
         location = (self.run.path.resolve() / "artifacts").as_uri() if local else None
-        return self.client.create_experiment(name, artifact_location=location)
+        # The kind opens MLflow's page of training runs rather than that of language models.
+        return self.client.create_experiment(
+            name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
+        )
 
     def _known_runs(self) -> Iterator[Any]:
         token = None
@@ -248,8 +252,25 @@ def serve(run_folder: Path | str, host: str, port: int) -> None:
     uri = run.read_sweep()["sweep"]["tracking"]["uri"]
     if uri:
         raise RunFolderError(f"{run.path} is tracked at {uri}: open that address")
+    print(f"the trials, best first: {address(run, host, port)}", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", default_uri(run)]
     subprocess.run([*command, "--host", host, "--port", str(port)], env={**os.environ, **QUIET}, check=False)
+
+
+def address(run: RunFolder, host: str, port: int) -> str:
+    """The page of MLflow's UI that charts the trials of a run, best first.
+
+    Sorted by a metric, since MLflow folds children into their parent, which has no charts, in any other order.
+    """
+    experiment = (read_json(run.mirror) or {}).get("experiment") or "0"
+    objective = run.read_sweep()["sweep"]["search"]["objective"]
+    query = {
+        "searchFilter": "tags.stage = 'search'",
+        "orderByKey": f"metrics.`{objective['metric']}`",
+        "orderByAsc": str(objective["direction"] == "minimize").lower(),
+        "compareRunsMode": "CHART",
+    }
+    return f"http://{host}:{port}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"
 
 
 def main() -> None:

@@ -5,13 +5,14 @@ import socket
 import subprocess
 import sys
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from orchestrator.runs import FORMAT, RunFolder, load_runs, read_json, write_json
-from orchestrator.tracking import Mirror, default_uri, mirroring
+from orchestrator.tracking import Mirror, address, default_uri, mirroring
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -25,7 +26,8 @@ def png(size, value):
 @pytest.fixture
 def run(tmp_path, record_trial):
     folder = RunFolder(tmp_path / "study")
-    sweep = {"tracking": {"uri": None}}
+    search = {"objective": {"metric": "fd_lite0", "direction": "minimize"}}
+    sweep = {"search": search, "tracking": {"uri": None}}
     head = {"format": FORMAT, "id": "0123", "name": "study", "created": 900.0, "finished": False}
     write_json(folder.sweep_json, {**head, "sweep": sweep})
     folder.sweep_yaml.write_text("name: study\n")
@@ -134,3 +136,12 @@ def test_the_mirror_process_ends_with_everything_sent(run):
     check_equal(client, run)
     state = read_json(run.mirror)
     assert (state["records_behind"], state["error"], len(state["runs"])) == (0, None, 4)
+
+
+def test_the_address_of_the_ui_names_the_experiment_and_sorts_by_the_objective(run):
+    write_json(run.mirror, {"experiment": "7"})
+    where = urlsplit(address(run, "127.0.0.1", 5001))
+    page, query = where.fragment.split("?")
+    assert (where.netloc, page) == ("127.0.0.1:5001", "/experiments/7/runs")
+    assert parse_qs(query)["orderByKey"] == ["metrics.`fd_lite0`"]
+    assert parse_qs(query)["orderByAsc"] == ["true"]
