@@ -23,6 +23,7 @@ from aiqn_core.features import Lite0
 from aiqn_core.losses import bits_per_dim
 from aiqn_core.metrics import cached_reference, evaluate_images
 from aiqn_core.models import Model, PixelCNN, PixelIQN, build_model
+from aiqn_core.parallel import ALONE, Workers, find_meeting, joined
 from aiqn_core.rmsprop_tf import RMSpropTF
 from aiqn_core.sampling import sample
 from aiqn_core.vectors import AIQN, MADE, sample_vectors
@@ -67,12 +68,15 @@ class TrainState:
     history: list[Progress] = field(default_factory=list)
 
 
-def train(config: TrainConfig, folder: Path | str | None = None) -> Iterator[Progress]:
+def train(config: TrainConfig, folder: Path | str | None = None, workers: Workers = ALONE) -> Iterator[Progress]:
     """Train one model, yielding `Progress` at every logged step; scores are in it at evaluations.
 
     With a folder, every evaluation is checkpointed before it is yielded, and a folder that holds a checkpoint is
     continued: what was measured before is yielded again (same steps, numbers and times), then training goes on. On
     one machine's CPU with one thread count an interrupted training ends bit-identical to one that was not.
+
+    Where several `workers` train one model, each iterates over its own `train`; scores, and the folder, are the
+    leader's. Their losses are those of one worker, within rounding.
 
     Raises DivergedError on a loss or score that is not finite, CheckpointError on a checkpoint of another
     configuration, ConfigError on data that cannot be loaded.
@@ -81,8 +85,9 @@ def train(config: TrainConfig, folder: Path | str | None = None) -> Iterator[Pro
     data = load_data(config.data)
     checkpoint = Path(folder) / "checkpoint.pt" if folder is not None else None
     state = new_state(config, data, device)
-    if checkpoint is not None:
-        restore(checkpoint, state, config)
+    content = workers.share(None if checkpoint is None else find_checkpoint(checkpoint, config))
+    if content is not None:
+        restore(state, content)
         yield from state.history
 
     examples = data.train.to(device)
@@ -104,7 +109,7 @@ def train(config: TrainConfig, folder: Path | str | None = None) -> Iterator[Pro
     def evaluated() -> Progress:
         begin = time.perf_counter()
         mean_loss(losses, state.step)  # a diverged model is not sampled from
-        scores, samples = evaluate(state.ema, config, data)
+        scores, samples = evaluate(state.ema, config, data, workers)
         state.evaluate_seconds += time.perf_counter() - begin
         progress = measured(scores, samples)
         if checkpoint is not None:
@@ -114,11 +119,18 @@ def train(config: TrainConfig, folder: Path | str | None = None) -> Iterator[Pro
     if config.evaluate.initial and not state.history:
         yield evaluated()
     while state.step < config.train.steps:
-        train_step(state, config, examples, labels, losses)
+        train_step(state, config, examples, labels, losses, workers)
         if state.step % config.evaluate.every == 0 or state.step == config.train.steps:
             yield evaluated()
         elif state.step % log_every == 0:
             yield measured({}, None)
+
+
+def follow(config: TrainConfig, host: str, port: int, rank: int, size: int) -> None:
+    """Train as one of the workers that do not lead, until the training ends or this process does."""
+    with joined(find_meeting(host, port), rank, size) as workers:
+        for _ in train(config, workers=workers):
+            pass
 
 
 def train_step(
@@ -127,25 +139,28 @@ def train_step(
     examples: Samples,
     labels: Int64[Tensor, " image"] | None,
     losses: list[Tensor],
+    workers: Workers = ALONE,
 ) -> None:
     """One optimiser step on a random batch; appends the batch's loss (a scalar on the device) to `losses`."""
     generator = torch.Generator(examples.device).manual_seed(step_seed(config.seed, state.step))
     size = config.train.batch_size
-    index = torch.randint(len(examples), (size,), generator=generator, device=examples.device)
+    rows = workers.rows(size)  # of a batch that every worker draws whole, so that it is the same for any number of them
+    index = torch.randint(len(examples), (size,), generator=generator, device=examples.device)[rows]
     batch = examples[index]
-    tau = draw_tau(config.loss.tau_sampling, batch.shape, generator)
+    tau = draw_tau(config.loss.tau_sampling, torch.Size((size, *batch.shape[1:])), generator)[rows]
     label = labels[index] if labels is not None else None
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config.optimizer.lr, config.schedule, state.step, config.train.steps)
     loss = state.model.loss(batch, tau, label, config.loss.kappa)  # type: ignore[arg-type]  # vectors have no labels
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    loss = workers.average(loss, state.model.parameters(), len(batch) / size)
     if config.train.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.train.clip_norm)
     state.optimizer.step()
     update_ema(state.ema, state.model, ema_weight(config.train, state.step))
     state.step += 1
-    losses.append(loss.detach())
+    losses.append(loss)
 
 
 def draw_tau(
@@ -215,17 +230,21 @@ def update_ema(ema: torch.nn.Module, model: torch.nn.Module, weight: float) -> N
     torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - weight)
 
 
-def evaluate(model: Model, config: TrainConfig, data: Data) -> tuple[dict[str, float], Samples]:
+def evaluate(
+    model: Model, config: TrainConfig, data: Data, workers: Workers = ALONE
+) -> tuple[dict[str, float], Samples]:
     """Scores of samples of the (averaged) model, and samples to show; the same tau and labels for every model.
+
+    Of several workers each draws a part of the samples; the leader scores them, the others have no scores.
 
     Raises DivergedError where a score is not finite.
     """
     if isinstance(data, VectorData):
         assert isinstance(model, AIQN | MADE)  # TrainConfig refuses other pairs
-        scores, samples = _evaluate_vectors(model, config.evaluate, data)
+        scores, samples = _evaluate_vectors(model, config.evaluate, data, workers)
     else:
         assert isinstance(model, PixelCNN | PixelIQN)
-        scores, samples = _evaluate_images(model, config, data)
+        scores, samples = _evaluate_images(model, config, data, workers)
     for name, value in scores.items():
         if not math.isfinite(value):
             raise DivergedError(f"{name} of the samples is {value}")
@@ -233,14 +252,16 @@ def evaluate(model: Model, config: TrainConfig, data: Data) -> tuple[dict[str, f
 
 
 def _evaluate_images(
-    model: PixelCNN | PixelIQN, config: TrainConfig, data: ImageData
+    model: PixelCNN | PixelIQN, config: TrainConfig, data: ImageData, workers: Workers
 ) -> tuple[dict[str, float], UInt8[Tensor, "image channel height width"]]:
     settings, device = config.evaluate, next(model.parameters()).device
     assert settings.splits is not None  # completed by TrainConfig
     tau, label = evaluation_draws(settings, data, config.model.conditional)
-    images = sample(
-        model, settings.samples, tau=tau.to(device), label=None if label is None else label.to(device)
-    ).cpu()
+    rows = workers.rows(settings.samples)
+    tau, label = tau[rows].to(device), None if label is None else label[rows].to(device)
+    images = workers.gather(sample(model, len(tau), tau=tau, label=label), settings.samples).cpu()
+    if not workers.leads:
+        return {}, images[:GRID]
     extractor = feature_extractor(settings)
     reference = cached_reference(reference_images(settings, data), extractor)
     scores = evaluate_images(images, reference, extractor, settings.splits) | {"samples": settings.samples}
@@ -252,10 +273,13 @@ def _evaluate_images(
 
 
 def _evaluate_vectors(
-    model: AIQN | MADE, settings: EvaluateConfig, data: VectorData
+    model: AIQN | MADE, settings: EvaluateConfig, data: VectorData, workers: Workers
 ) -> tuple[dict[str, float], Float32[Tensor, "vector dim"]]:
     tau, _ = evaluation_draws(settings, data, conditional=False)
-    vectors = sample_vectors(model, settings.samples, tau=tau).cpu()
+    tau = tau[workers.rows(settings.samples)]
+    vectors = workers.gather(sample_vectors(model, len(tau), tau=tau), settings.samples).cpu()
+    if not workers.leads:
+        return {}, vectors
     if not bool(vectors.isfinite().all()):
         raise DivergedError(f"{int((~vectors.isfinite()).sum())} values of the sampled vectors are not finite")
     test = data.test[: settings.reference]
@@ -385,8 +409,8 @@ def save(path: Path, state: TrainState, config: TrainConfig) -> None:
         previous.unlink(missing_ok=True)
 
 
-def restore(path: Path, state: TrainState, config: TrainConfig) -> None:
-    """Continue from the newest checkpoint that can be read; without one, leave the state untrained.
+def find_checkpoint(path: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """The content of the newest checkpoint that can be read, or None.
 
     Raises CheckpointError where it belongs to another configuration.
     """
@@ -398,16 +422,21 @@ def restore(path: Path, state: TrainState, config: TrainConfig) -> None:
             raise CheckpointError(f"{candidate}: saw format {content['format']}, expected {CHECKPOINT_FORMAT}")
         if resumable(content["config"]) != resumable(config.to_dict()):
             raise CheckpointError(f"{candidate} is of another configuration; choose another folder or delete it")
-        state.model.load_state_dict(content["model"])
-        state.ema.load_state_dict(content["ema"])
-        state.optimizer.load_state_dict(content["optimizer"])
-        state.step, state.seconds = content["step"], content["seconds"]
-        state.evaluate_seconds = content["evaluate_seconds"]
-        state.history = [Progress(*past) for past in content["history"]]
-        if state.history:
-            last = state.history.pop()
-            state.history.append(Progress(last.step, last.metrics, last.time, content["samples"]))
-        return
+        return content
+    return None
+
+
+def restore(state: TrainState, content: dict[str, Any]) -> None:
+    """Continue from the content of a checkpoint."""
+    state.model.load_state_dict(content["model"])
+    state.ema.load_state_dict(content["ema"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.step, state.seconds = content["step"], content["seconds"]
+    state.evaluate_seconds = content["evaluate_seconds"]
+    state.history = [Progress(*past) for past in content["history"]]
+    if state.history:
+        last = state.history.pop()
+        state.history.append(Progress(last.step, last.metrics, last.time, content["samples"]))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -112,6 +112,11 @@ def _config_problems(own: OwnSections, mapping: Mapping[str, Any]) -> list[Probl
     if config.evaluate.every > config.train.steps:
         message = f"saw {config.evaluate.every}, expected at most train.steps = {config.train.steps}"
         problems.append(Problem("evaluate.every", message))
+    shared = {"train.batch_size": config.train.batch_size, "evaluate.samples": config.evaluate.samples}
+    for key, count in shared.items():
+        if count < own.resources.workers:
+            message = f"saw {count}, expected at least one for each of resources.workers = {own.resources.workers}"
+            problems.append(Problem(key, message))
     if (metric := own.search.objective.metric) not in config.metrics:
         message = f"saw {config.model.name!r}, which reports no {metric}; expected another search.objective.metric"
         problems.append(Problem("model.name", f"{message}; it reports: {', '.join(config.metrics)}"))

@@ -12,7 +12,7 @@ from orchestrator.space import (
     SECTIONS,
 )
 
-KEYS = ("name", *SECTIONS, "search", "arms", "final", "resources", "budget", "tracking")
+KEYS = ("name", *SECTIONS, "search", "arms", "final", "resources", "budget", "tracking", "cluster")
 LARGEST_FILE = 2**20  # bytes
 LARGEST_DOCUMENT = 50_000  # values, aliases counted each time they are used
 DEEPEST = 40

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from aiqn_core.config import TrainConfig, dotted
 from orchestrator.runs import SWEEP_NAME
@@ -87,6 +88,7 @@ class Resources(Section):
 
     cpu: Annotated[float, Field(gt=0)] = 1.0
     gpu: Annotated[float, Field(ge=0)] = 0.0
+    workers: Count = 1  # processes that train one trial together, each with this cpu and gpu
     retries: Annotated[int, Field(ge=0)] = 2
 
     @field_validator("cpu", "gpu")
@@ -94,6 +96,13 @@ class Resources(Section):
     def _whole_above_one(cls, value: float) -> float:
         if value > 1 and value != int(value):  # Ray refuses these only when the first trial starts
             raise ValueError("a fraction up to 1, or a whole number")
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _whole_gpus(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("gpu", 0) not in (0, 1):  # NCCL refuses two workers on one GPU
+            raise ValueError(f"1, as gpu is {info.data['gpu']:g}; several workers take gpu: 0 or gpu: 1 each")
         return value
 
 
@@ -110,6 +119,59 @@ class Tracking(Section):
     uri: str | None = None
 
 
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:/@+=-]+$")]  # goes into a script or manifest as it is
+PositiveNumber = Annotated[float, Field(gt=0)]
+
+
+class Slurm(Section):
+    """What `aiqn submit --to slurm` asks for besides nodes; `options` are further words for sbatch."""
+
+    partition: Word | None = None
+    account: Word | None = None
+    notice_seconds: Annotated[int, Field(ge=60)] = 600  # how long before the time limit the sweep is told to stop
+    options: Annotated[tuple[Word, ...], Field(strict=False)] = ()
+    setup: Annotated[tuple[str, ...], Field(strict=False)] = ()  # shell lines that come first, as `module load`
+
+
+class RayJobs(Section):
+    """Where `aiqn submit --to ray` finds the cluster's Job API."""
+
+    address: Word = "http://127.0.0.1:8265"
+
+
+class KubeRay(Section):
+    """What `aiqn submit --to kuberay` puts into its manifest besides nodes."""
+
+    image: Word | None = None  # with this version of AIQN Sweeps installed
+    namespace: Word = "default"
+    volume: Word | None = None  # the PersistentVolumeClaim that holds run folders (and data), ReadWriteMany
+    mount: Word = "/shared"  # where the volume is seen in the pods
+    retries: Annotated[int, Field(ge=0)] = 3  # each on a new cluster, continuing the sweep
+    head_cpus: Count = 2
+    head_memory_gib: PositiveNumber = 8.0
+
+
+class Cluster(Section):
+    """The machines that `aiqn submit` asks for: `nodes` of equal size; None leaves the default of the target."""
+
+    nodes: Count = 1
+    cpus: Count | None = None  # of a node
+    gpus: Annotated[int, Field(ge=0)] = 0  # of a node
+    memory_gib: PositiveNumber | None = None  # of a node
+    hours: PositiveNumber | None = None  # Slurm's time limit of one allocation; a sweep may take many
+    env: dict[str, str] = Field(default_factory=dict)  # environment of all processes, such as AIQN_DATA
+    slurm: Slurm = Slurm()
+    ray: RayJobs = RayJobs()
+    kuberay: KubeRay = KubeRay()
+
+    @field_validator("env")
+    @classmethod
+    def _names(cls, value: dict[str, str]) -> dict[str, str]:
+        if wrong := [name for name in value if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]:
+            raise ValueError(f"names of letters, digits and '_', not {', '.join(wrong)}")
+        return value
+
+
 class OwnSections(Section):
     """All of a sweep file but its arms and the defaults of their trainings."""
 
@@ -119,6 +181,7 @@ class OwnSections(Section):
     resources: Resources = Resources()
     budget: Budget = Budget()
     tracking: Tracking = Tracking()
+    cluster: Cluster = Cluster()
 
     @field_validator("name")
     @classmethod
@@ -151,6 +214,7 @@ class Sweep:
     resources: Resources
     budget: Budget
     tracking: Tracking
+    cluster: Cluster
 
     def config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
         """The configuration of a search trial with the chosen `params` (dotted path -> value)."""
@@ -163,7 +227,7 @@ class Sweep:
     def to_dict(self) -> dict[str, Any]:
         """The resolved sweep as plain JSON, defaults filled in."""
         arms = {arm.name: {**arm.base, "space": arm.space.to_dict()} for arm in self.arms.values()}
-        sections = ("search", "final", "resources", "budget", "tracking")
+        sections = ("search", "final", "resources", "budget", "tracking", "cluster")
         own = {key: section and section.model_dump() for key in sections for section in [getattr(self, key)]}
         return json.loads(json.dumps({"name": self.name, "arms": arms, **own}))
 
@@ -177,7 +241,8 @@ def trial_seed(search_seed: int, arm: str, number: int) -> int:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Dotted keys (of two `Sweep.to_dict`) whose change would alter the meaning of trials that have finished.
 
-    More trials, arms, finals, and seeds or steps of the finals only add; resources, budget and tracking are free.
+    More trials, arms, finals, and seeds or steps of the finals only add. Resources, budget, tracking and cluster are
+    free.
     """
     changed = [key for key in ("name",) if old[key] != new[key]]
     changed += [f"search.{key}" for key in _changed(old["search"], new["search"]) if key != "trials"]

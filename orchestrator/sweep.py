@@ -112,6 +112,7 @@ _EXPECTED = {
     "greater_than_equal": "a number >= {ge:g}",
     "less_than": "a number < {lt:g}",
     "too_short": "at least {min_length}",
+    "string_pattern_mismatch": "one word of letters, digits and _.,:/@+=-",
 }
 
 

@@ -75,6 +75,26 @@ def test_five_mistakes_give_five_lines(mistakes):
         ("train: {steps: 7}", "train: {steps: 7}\nresources: {cpu: 1.5}", ["4: resources.cpu: saw 1.5, expected a fr"]),
         (
             "train: {steps: 7}",
+            "train: {steps: 7}\nresources: {gpu: 0.5, workers: 2}",
+            ["4: resources.workers: saw 2, expected 1, as gpu is 0.5"],
+        ),
+        (
+            "train: {steps: 7}",
+            "train: {steps: 7, batch_size: 5}\nresources: {workers: 7}",
+            ["3: train.batch_size: saw 5, expected at least one for each of resources.workers = 7"],
+        ),
+        (
+            "train: {steps: 7}",
+            "train: {steps: 7}\ncluster: {gpus: -1, env: {A B: x}, slurm: {partition: a b, time: 3}}",
+            [
+                "4: cluster.gpus: saw -1, expected a number >= 0",
+                "4: cluster.env: saw {'A B': 'x'}, expected names of letters, digits and '_', not A B",
+                "4: cluster.slurm.partition: saw 'a b', expected one word of letters",
+                "4: cluster.slurm.time: unknown key",
+            ],
+        ),
+        (
+            "train: {steps: 7}",
             "train: {steps: 7}\nbudget: {hours: .inf}",
             ["4: budget.hours: saw inf, expected a finite"],
         ),
