@@ -228,19 +228,36 @@ class EvaluateConfig:
     """When and how samples are scored. `features`, `size` (the side in pixels they see) and `splits` are of images.
 
     `reference` is how many real images (of the training set) or vectors (held out) samples are compared with.
+    `extrapolate` adds the distance of infinitely many samples, also of images; the finals of a sweep have it.
     """
 
     every: Count = 1000
-    samples: Annotated[int, Range(low=2)] = 512
+    samples: Annotated[int, Range(low=3)] = 512
     features: Literal["lite0"] | None = None
     size: Annotated[int, Range(low=32)] | None = None
     reference: Annotated[int, Range(low=2)] = 10_000
     splits: Count | None = None
+    extrapolate: bool | None = None
     initial: bool = False  # also score the untrained model, at step 0
     seed: int = 0  # of tau and labels: the same for all trials, so that rankings share their sampling noise
 
 
-IMAGE_EVALUATION: dict[str, Any] = {"features": "lite0", "size": 128, "splits": 10}
+IMAGE_EVALUATION: dict[str, Any] = {"features": "lite0", "size": 128, "splits": 10, "extrapolate": False}
+
+
+class ScoreNames(NamedTuple):
+    """What the scores with one feature extractor are called; `score` is followed by _mean and _std."""
+
+    distance: str
+    score: str
+    kernel: str
+
+
+def score_names(features: str) -> ScoreNames:
+    """FID, IS and KID are what only the Inception network of those papers gives."""
+    if features == "inception":
+        return ScoreNames("fid", "is", "kid")
+    return ScoreNames(f"fd_{features}", f"is_{features}", f"kd_{features}")
 
 
 @dataclass(frozen=True)
@@ -300,8 +317,9 @@ class TrainConfig:
         likelihood = self.model.name in LIKELIHOODS
         if self.of_vectors:
             return ("energy_distance", "wasserstein1_mean", "loss", *(("test_nll",) if likelihood else ()))
-        own = self.evaluate.features
-        scores = (f"fd_{own}", f"is_{own}_mean", f"is_{own}_std", f"kd_{own}")
+        assert self.evaluate.features is not None  # completed for images
+        names = score_names(self.evaluate.features)
+        scores = (names.distance, f"{names.score}_mean", f"{names.score}_std", names.kernel)
         return (*scores, "loss", *(("bits_per_dim",) if likelihood else ()))
 
     @classmethod

@@ -21,11 +21,12 @@ from aiqn_core.diagnostics import calibration
 from aiqn_core.distances import energy_distance, mean_distance, wasserstein1
 from aiqn_core.features import Lite0
 from aiqn_core.losses import bits_per_dim
-from aiqn_core.metrics import cached_reference, evaluate_images
 from aiqn_core.models import Model, PixelCNN, PixelIQN, build_model
 from aiqn_core.parallel import ALONE, Workers, find_meeting, joined
+from aiqn_core.reference import cached_reference
 from aiqn_core.rmsprop_tf import RMSpropTF
 from aiqn_core.sampling import sample
+from aiqn_core.scores import evaluate_images
 from aiqn_core.vectors import AIQN, MADE, sample_vectors
 
 CHECKPOINT_FORMAT = 1
@@ -256,6 +257,7 @@ def _evaluate_images(
 ) -> tuple[dict[str, float], UInt8[Tensor, "image channel height width"]]:
     settings, device = config.evaluate, next(model.parameters()).device
     assert settings.splits is not None  # completed by TrainConfig
+    assert settings.extrapolate is not None
     tau, label = evaluation_draws(settings, data, config.model.conditional)
     rows = workers.rows(settings.samples)
     tau, label = tau[rows].to(device), None if label is None else label[rows].to(device)
@@ -264,7 +266,8 @@ def _evaluate_images(
         return {}, images[:GRID]
     extractor = feature_extractor(settings)
     reference = cached_reference(reference_images(settings, data), extractor)
-    scores = evaluate_images(images, reference, extractor, settings.splits) | {"samples": settings.samples}
+    scores = evaluate_images(images, reference, extractor, settings.splits, settings.extrapolate)
+    scores["samples"] = settings.samples
     if isinstance(model, PixelCNN):
         scores["bits_per_dim"] = bits_per_dim(test_loss(model, config, data))
     else:
@@ -339,27 +342,19 @@ def calibration_scores(model: PixelIQN, config: TrainConfig, data: ImageData) ->
 
 
 def protocol(config: TrainConfig, data: Data) -> dict[str, Any]:
-    """All that decides the scores besides the model, as plain JSON values: recorded with every training."""
+    """All that decides the scores besides the model and its steps, as plain JSON: recorded with every training."""
     settings = config.evaluate
-    if isinstance(data, VectorData):
-        return {
-            "samples": settings.samples,
-            "reference": min(settings.reference, len(data.test)),
-            "reference_set": "held out",
-            "data": f"{data.name} {data.checksum}",
-            "true_nll": round(data.true_nll, 6),
-            "model_weights": "averaged",
-            "seed": settings.seed,
-        }
-    return {
-        **feature_extractor(settings).describe(),
+    common = {
         "samples": settings.samples,
-        "splits": settings.splits,
-        "reference": min(settings.reference, len(data.train)),
         "data": f"{data.name} {data.checksum}",
-        "model_weights": "averaged",
+        "model_weights": "averaged" if config.train.ema_decay > 0 else "last",
         "seed": settings.seed,
     }
+    if isinstance(data, VectorData):
+        reference = {"reference": min(settings.reference, len(data.test)), "reference_set": "held out"}
+        return common | reference | {"true_nll": round(data.true_nll, 6)}
+    reference = {"reference": min(settings.reference, len(data.train)), "reference_set": "training"}
+    return feature_extractor(settings).describe() | {"splits": settings.splits} | common | reference
 
 
 @functools.lru_cache(maxsize=4)

@@ -12,8 +12,9 @@ from training import BATCH, images
 
 from aiqn_core.config import ModelConfig, TrainConfig
 from aiqn_core.features import Lite0
-from aiqn_core.metrics import evaluate_images, reference_statistics
+from aiqn_core.reference import reference_statistics
 from aiqn_core.sampling import sample
+from aiqn_core.scores import evaluate_images
 from aiqn_core.training import new_state, train_step
 
 STEPS, EVERY, SAMPLES = 100_000, 10_000, 2500

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from aiqn_core.config import TrainConfig, dotted
+from aiqn_core.config import VECTOR_DATA, TrainConfig, dotted
 from orchestrator.runs import SWEEP_NAME
 from orchestrator.space import (
     Space,
@@ -280,7 +280,9 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def with_final(mapping: Mapping[str, Any], final: Final | None) -> dict[str, Any]:
+    """The configuration of a training as `final` changes it; finals on images are extrapolated to infinite samples."""
     if final is None:
         return dict(mapping)
     steps = {} if final.steps is None else {"steps": final.steps}
-    return merge(mapping, {"train": steps, "evaluate": final.evaluate})
+    extrapolate = {} if mapping["data"]["name"] in VECTOR_DATA else {"extrapolate": True}
+    return merge(mapping, {"train": steps, "evaluate": {**extrapolate, **final.evaluate}})

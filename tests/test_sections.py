@@ -24,7 +24,7 @@ def test_the_configuration_of_a_trial(load):
     }
     assert config == TrainConfig.from_dict(mapping)
     assert sweep.final_config("one", {"optimizer.lr": 3e-3}, 5) == TrainConfig.from_dict(
-        {**mapping, "train": {"steps": 13}, "seed": 5}
+        {**mapping, "train": {"steps": 13}, "evaluate": {**mapping["evaluate"], "extrapolate": True}, "seed": 5}
     )
 
 
@@ -119,3 +119,15 @@ def test_finals_may_be_added_and_the_order_of_choices_counts(load):
         "        adam: {optimizer.beta1: [0.5, 0.9]}\n        sgd:\n", "        sgd:\n        adam:\n"
     )
     assert "arms.two.space.optimizer.name.choices" in differences(load(without).to_dict(), load(text).to_dict())
+
+
+def test_finals_on_images_are_extrapolated_unless_told_otherwise(load):
+    def extrapolated(text):
+        sweep = load(text)
+        return sweep.config("one", {}, 5).evaluate.extrapolate, sweep.final_config("one", {}, 5).evaluate.extrapolate
+
+    text = SMALL.replace("steps: 13}", "EVALUATE}")
+    assert extrapolated(text.replace("EVALUATE", "steps: 13")) == (False, True)
+    assert extrapolated(text.replace("EVALUATE", "evaluate: {extrapolate: false}")) == (False, False)
+    vectors = "name: v\ndata: banana2d\nsearch: {objective: {metric: energy_distance}}\narms: {one: {model: aiqn}}\n"
+    assert extrapolated(vectors + "final: {top: 1}") == (None, None)

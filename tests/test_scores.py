@@ -1,0 +1,139 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from halves import Halves, fitted, normal, random_images
+from test_metrics import covariance
+
+from aiqn_core.config import DataConfig, score_names
+from aiqn_core.data import load_data
+from aiqn_core.features import Lite0
+from aiqn_core.metrics import frechet_distance, inception_score, kernel_distance
+from aiqn_core.reference import cached_reference, reference_statistics
+from aiqn_core.scores import (
+    evaluate_images,
+    frechet_estimate,
+    frechet_infinite,
+    frechet_to_reference,
+    inception_estimate,
+    kernel_score,
+    kernel_to_reference,
+)
+
+
+@pytest.mark.parametrize(("count", "real"), [(17, 101), (101, 17), (5, 7), (103, 211), (2, 2)])
+def test_frechet_to_reference_equals_the_full_formula(count, real):
+    x, y = normal(count, 23, seed=1) * 1.5 + 0.3, normal(real, 23, seed=2) @ covariance(23, seed=3) / 23
+    full = frechet_distance(*fitted(x), *fitted(y))
+    assert frechet_to_reference(x, reference_statistics(y)) == pytest.approx(full, rel=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_frechet_of_equal_gaussians_has_the_bias_of_finite_samples(spread):
+    """Second-order expansion: (1/N1 + 1/N2) (tr C + sum_ij l_i l_j (1 + d_ij) / (l_i + l_j) / 2)."""
+    size, count, real = 16, 250, 1000
+    eigenvalues = torch.exp(spread * torch.linspace(-1, 1, size, dtype=torch.float64))
+    pairs = eigenvalues[:, None] * eigenvalues / (eigenvalues[:, None] + eigenvalues) * (1 + torch.eye(size))
+    expected = float((1 / count + 1 / real) * (eigenvalues.sum() + pairs.sum() / 2))
+    x, y = normal(60, count, size, seed=1), normal(60, real, size, seed=2)
+    scale = eigenvalues.sqrt()
+    distances = [frechet_to_reference(a * scale, reference_statistics(b * scale)) for a, b in zip(x, y, strict=True)]
+    assert np.mean(distances) == pytest.approx(expected, rel=0.05)
+
+
+def test_kernel_to_reference_equals_the_kernel_distance():
+    x, y = normal(11, 5, seed=1), normal(23, 5, seed=2) + 0.5
+    # the reference keeps its features in single precision
+    assert kernel_to_reference(x, reference_statistics(y)) == pytest.approx(kernel_distance(x, y), rel=1e-5)
+
+
+# Error bars
+
+
+def left_out(statistic, x):
+    """Bias and standard error by leaving out each row in a loop."""
+    values = np.array([statistic(torch.cat([x[:i], x[i + 1 :]])) for i in range(len(x))])
+    count = len(x)
+    bias = (count - 1) * (values.mean() - statistic(x))
+    return bias, math.sqrt((count - 1) / count * np.square(values - values.mean()).sum())
+
+
+@pytest.mark.parametrize(("count", "real"), [(3, 17), (17, 101), (101, 17), (31, 7), (67, 41)])
+def test_jackknife_of_the_frechet_distance_equals_a_slow_loop(count, real):
+    x, reference = normal(count, 23, seed=1) * 1.5 + 0.3, reference_statistics(normal(real, 23, seed=2))
+    estimate = frechet_estimate(x, reference)
+    bias, error = left_out(lambda rows: frechet_to_reference(rows, reference), x)
+    assert estimate.value == frechet_to_reference(x, reference)
+    assert (estimate.bias, estimate.error) == pytest.approx((bias, error), rel=1e-5)
+    assert (estimate.low + estimate.high) / 2 == pytest.approx(estimate.value)
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * error, rel=1e-4)
+
+
+def test_jackknife_of_the_kernel_distance_equals_a_slow_loop():
+    x, reference = normal(13, 5, seed=1) + 0.3, reference_statistics(normal(29, 5, seed=2))
+    estimate = kernel_score(x, reference).estimate
+    bias, error = left_out(lambda rows: kernel_to_reference(rows, reference), x)
+    assert estimate.bias == pytest.approx(bias, abs=1e-9)
+    assert bias == pytest.approx(0, abs=1e-9)  # the estimator has none
+    assert estimate.error == pytest.approx(error)
+
+
+def test_jackknife_of_the_inception_score_equals_a_slow_loop():
+    p = torch.softmax(2 * normal(23, 5), 1)
+    parts = [left_out(lambda rows: inception_score(rows, 1).mean, part) for part in p.tensor_split(3)]
+    estimate = inception_estimate(p, 3)
+    assert estimate.value == inception_score(p, 3).mean
+    assert estimate.bias == pytest.approx(np.mean([bias for bias, _ in parts]))
+    assert estimate.error == pytest.approx(math.sqrt(sum(error**2 for _, error in parts)) / 3)
+
+
+def test_features_of_another_width_are_refused():
+    reference = reference_statistics(normal(5, 7))
+    for function in (frechet_to_reference, frechet_infinite, kernel_to_reference):
+        with pytest.raises(ValueError, match=r"saw shape \(11, 6\), expected \(N, 7\)"):
+            function(normal(11, 6), reference)
+
+
+def test_wrong_images_are_refused():
+    with pytest.raises(ValueError, match="images: saw 2, expected at least 3"):
+        evaluate_images(random_images(2), reference_statistics(normal(5, 2)), Halves())
+
+
+# All together
+
+
+@pytest.mark.parametrize("extrapolate", [False, True])
+def test_evaluate_images_equals_its_parts(extrapolate):
+    images, real, extractor = random_images(23, seed=1), random_images(31, seed=2), Halves()
+    features, reference = extractor(images), extractor(real)
+    statistics = reference_statistics(reference.pooled)
+    scores = evaluate_images(images, statistics, extractor, splits=3, extrapolate=extrapolate)
+    distance = frechet_distance(*fitted(features.pooled.double()), *fitted(reference.pooled.double()))
+    assert scores["fd_halves"] == pytest.approx(distance, rel=1e-6)
+    assert scores["kd_halves"] == pytest.approx(kernel_distance(features.pooled, reference.pooled), rel=1e-6)
+    assert (scores["is_halves_mean"], scores["is_halves_std"]) == inception_score(features.probabilities, 3)
+    assert scores["fd_halves_bias"] == frechet_estimate(features.pooled, statistics).bias
+    assert scores["kd_halves_std"] == kernel_score(features.pooled, statistics).deviation
+    for name, middle in (("fd_halves", "fd_halves"), ("is_halves", "is_halves_mean"), ("kd_halves", "kd_halves")):
+        assert scores[f"{name}_low"] < scores[middle] < scores[f"{name}_high"]
+    assert scores.get("fd_halves_infinite") == (frechet_infinite(features.pooled, statistics) if extrapolate else None)
+    assert len(scores) == (13 if extrapolate else 12)
+
+
+def test_only_inception_gives_fid():
+    assert score_names("inception") == ("fid", "is", "kid")
+    assert score_names("lite0") == ("fd_lite0", "is_lite0", "kd_lite0")
+
+
+def test_lite0_distances_rise_with_noise_on_digits(tmp_path):
+    data, extractor = load_data(DataConfig("digits")), Lite0(64, "cpu")
+    reference = cached_reference(data.train[:300], extractor, tmp_path)
+    real = data.train[300:500]
+    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
+    levels = [(real.float() + level * noise).round().clamp(0, 255).byte() for level in (0, 16, 32, 64, 128)]
+    scores = [evaluate_images(images, reference, extractor) for images in levels]
+    for key in ("fd_lite0", "kd_lite0"):
+        values = [score[key] for score in scores]
+        assert values == sorted(values)
+        assert values[-1] > 5 * values[0]
