@@ -6,13 +6,14 @@ A reader yields (split, images (n, C, H, W) uint8, labels (n,)) in the order of 
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from aiqn_core.archives import Member, members
+from aiqn_core.archives import DAMAGE, LARGEST_MEMBER, Member, members
 from aiqn_core.pictures import CHUNK, Chunk, Place, PrepareError, decode, pictures, stack
 from aiqn_core.unpickle import UnpickleError, read_pickle
 
@@ -64,33 +65,54 @@ def _cifar_binary(member: Member, classes: int, first: int) -> tuple[np.ndarray,
 
 
 def _batch(member: Member, classes: int, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """A pickled mapping with `data`, (n, 3072) uint8, and `labels`, the first class being `first`."""
+    """A mapping with `data`, (n, 3072) uint8, and `labels`, the first class being `first`; pickled, or as .npz."""
+    content = _arrays(member) if member.base.endswith(".npz") else _unpickled(member)
+    data, labels = (content.get(key.encode(), content.get(key)) for key in ("data", "labels"))
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        seen = f"{data.dtype} of shape {data.shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
+        raise PrepareError(f"{member.name}: saw data of {seen}, expected uint8 of shape (n, 3072)")
+    return data.reshape(-1, 3, 32, 32), _labels(member, labels, classes, first, len(data))
+
+
+def _unpickled(member: Member) -> dict[Any, Any]:
     try:
         content = read_pickle(member.read())
     except UnpickleError as error:
         raise PrepareError(f"{member.name}: {error}") from None
     if not isinstance(content, dict):
         raise PrepareError(f"{member.name}: saw a pickled {type(content).__name__}, expected a mapping")
-    values = {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}
-    data, labels = values.get("data"), values.get("labels")
-    shape = getattr(data, "shape", None)
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or len(data.shape) != 2 or data.shape[1] != 3072:
-        seen = f"{data.dtype} of shape {shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
-        raise PrepareError(f"{member.name}: saw data of {seen}, expected uint8 of shape (n, 3072)")
-    return data.reshape(-1, 3, 32, 32), _labels(member, labels, classes, first, len(data))
+    return content
+
+
+def _arrays(member: Member) -> dict[Any, Any]:
+    """The arrays of a .npz file: a zip of .npy files, in which NumPy is not let unpickle anything."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(member.read())) as archive:
+            parts = {key: archive.getinfo(f"{key}.npy") for key in ("data", "labels")}
+            if sum(info.file_size for info in parts.values()) > LARGEST_MEMBER:
+                raise PrepareError(f"{member.name}: unpacks to more than {LARGEST_MEMBER} bytes, expected fewer")
+            return {key: np.lib.format.read_array(archive.open(info)) for key, info in parts.items()}
+    except PrepareError:
+        raise
+    except (*DAMAGE, KeyError, ValueError, RuntimeError, MemoryError) as error:  # a password, an endless shape
+        raise PrepareError(f"{member.name}: is no complete .npz file ({error})") from None
 
 
 def _labels(member: Member, labels: Any, classes: int, first: int, count: int | None = None) -> np.ndarray:
-    try:
-        array = np.asarray([] if labels is None else labels)
-    except ValueError:
-        raise PrepareError(f"{member.name}: saw labels that are lists of lists, expected {count} integers") from None
+    # A list is looked into before it becomes an array: a hostile one may hold lists without end.
+    if not isinstance(labels, np.ndarray) and not (isinstance(labels, list) and all(map(_is_integer, labels))):
+        raise PrepareError(f"{member.name}: saw labels that are no list of integers, expected {count} integers")
+    array = np.asarray(labels)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or (count is not None and len(array) != count):
         raise PrepareError(f"{member.name}: saw labels of {array.dtype} {array.shape}, expected {count} integers")
     last = first + classes - 1
     if len(array) and not (first <= array.min() and array.max() <= last):
         raise PrepareError(f"{member.name}: saw labels {array.min()} to {array.max()}, expected {first} to {last}")
     return array.astype(np.int64) - first
+
+
+def _is_integer(label: Any) -> bool:
+    return isinstance(label, int | np.integer)
 
 
 def _parquet(member: Member, split: str) -> Iterator[Chunk]:
@@ -139,7 +161,7 @@ def read_imagenet32(source: Path, size: int | None) -> Iterator[Chunk]:
     seen: set[str] = set()
     has_pictures = False
     for member in members(source):
-        part = member.base.removesuffix(".pickle")
+        part = member.base.removesuffix(".pickle").removesuffix(".npz")
         if part in IMAGENET_BATCHES:
             _once(source, part, seen)
             yield Chunk("test" if part == "val_data" else "train", *_batch(member, 1000, 1))
