@@ -58,17 +58,17 @@ def members(source: Path) -> Iterator[Member]:
         raise ArchiveError(f"{source}: no such file or folder")
 
 
-def archives(source: Path) -> list[Path]:
-    """The archives that `members` opens: the source itself, or those directly in a folder."""
-    if source.is_dir():
-        return sorted(path for path in source.iterdir() if path.name.endswith(ARCHIVES) and path.is_file())
-    return [source] if source.name.endswith(ARCHIVES) else []
+def named(source: Path, name: str) -> list[Path]:
+    """The files of that name: the source itself, those directly in it and those in its folders."""
+    if source.is_file():
+        return [source] if source.name == name else []
+    return sorted([*source.glob(name), *source.glob(f"*/{name}")])
 
 
-def md5(path: Path) -> str:
-    """The MD5 of a file, which is how data sets are published; no protection against an attacker."""
+def digest(path: Path, algorithm: str) -> str:
+    """The MD5 or SHA-256 of a file, whichever was published; MD5 is no protection against an attacker."""
     with _told(path), path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:

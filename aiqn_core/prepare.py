@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aiqn_core.archives import ArchiveError, archives, md5
+from aiqn_core.archives import ArchiveError, digest, named
 from aiqn_core.config import BUNDLED_DATA
 from aiqn_core.pictures import Chunk
 from aiqn_core.pictures import PrepareError as PrepareError
@@ -25,7 +25,7 @@ class Dataset:
     shape: tuple[int, int, int] | None = None
     classes: tuple[str, ...] = ()
     shuffle: bool = False
-    checksums: dict[str, str] = field(default_factory=dict)  # MD5 of archives by their published names
+    checksums: dict[str, str] = field(default_factory=dict)  # of files by their published names: MD5 or SHA-256
     cite: str = ""
 
 
@@ -59,13 +59,13 @@ def prepare(
         raise PrepareError(f"{source}: no such file or folder; {name} is read from {dataset.where}")
     total = sum(dataset.counts[0]) if dataset.counts else None
     try:
-        if not unverified:
-            _verify(source, dataset)
+        verified = [] if unverified else _verify(source, dataset)
         classes = folder_layout(source).classes if dataset is FOLDER else dataset.classes
         about = {
             "name": name,
             "source": source.name,
             "unverified": unverified,
+            "verified": verified,
             "cite": dataset.cite,
             "classes": classes,
         }
@@ -98,14 +98,19 @@ def _existing(name: str, folder: Path) -> Path:
     return folder
 
 
-def _verify(source: Path, dataset: Dataset) -> None:
-    for path in archives(source):
-        expected = dataset.checksums.get(path.name)
-        if expected is not None and (seen := md5(path)) != expected:
-            raise PrepareError(
-                f"{path}: saw the MD5 {seen}, expected {expected} as published: it is incomplete or altered. "
-                "Fetch it again, or take it knowingly with --unverified"
-            )
+def _verify(source: Path, dataset: Dataset) -> list[str]:
+    """The names of the files that are as published; raises PrepareError where one is not."""
+    verified = []
+    for name, expected in dataset.checksums.items():
+        for path in named(source, name):
+            algorithm = {32: "md5", 64: "sha256"}[len(expected)]
+            if (seen := digest(path, algorithm)) != expected:
+                raise PrepareError(
+                    f"{path}: saw the {algorithm.upper()} {seen}, expected {expected} as published: it is "
+                    "incomplete or altered. Fetch it again, or take it knowingly with --unverified"
+                )
+            verified.append(name)
+    return verified
 
 
 def _check_shape(source: Path, dataset: Dataset, chunk: Chunk) -> None:
@@ -142,6 +147,12 @@ DATASETS = {
         checksums={
             "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
             "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
         },
         cite="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
     ),
@@ -151,6 +162,12 @@ DATASETS = {
         counts=((1_281_167, 50_000), (1_281_149, 49_999)),  # downsampled ImageNet, small ImageNet
         shape=(3, 32, 32),
         shuffle=True,
+        checksums={
+            "train_32x32.tar": "244a323d48f8d72f65ad8b54658c01fed68d2d7bdc77ccb43da58c11e94224e5",
+            "valid_32x32.tar": "862e559462b24cf736212a19f6b0d47b55c2dc8ebdaa95ccecfe71260124c8f7",
+            "Imagenet32_train_npz.zip": "94226337ecc1b0309d9fcd0167127aaadc931587035fbcb53925235edbaec4fc",
+            "Imagenet32_val_npz.zip": "013990e6dec1237dcd1f9beadbab81ead6604cc119af5cacbfb59ae28148377a",
+        },
         cite="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, 2015; non-commercial use only",
     ),
     "celeba": Dataset(
@@ -158,7 +175,10 @@ DATASETS = {
         PUBLISHED["celeba"],
         counts=((162_770, 39_829),),
         shape=(3, 64, 64),
-        checksums={"img_align_celeba.zip": "00d2c5bc6d35e252742224ab0c1e8fcb"},
+        checksums={
+            "img_align_celeba.zip": "00d2c5bc6d35e252742224ab0c1e8fcb",
+            "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
+        },
         cite="Liu et al., Deep Learning Face Attributes in the Wild, 2015; non-commercial research only",
     ),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aiqn_core.archives import ArchiveError, archives, md5, members
+from aiqn_core.archives import ArchiveError, digest, members, named
 
 FILES = {"one/a.bin": b"first", "one/b.bin": b"", "two/c.bin": bytes(range(256)) * 99}
 
@@ -48,8 +48,6 @@ def test_archives_in_a_folder_are_opened(tmp_path):
     tar(tmp_path / "x.tar", "w")
     zipped(tmp_path / "y.zip", {"three/d.bin": b"d"})
     assert read(tmp_path) == {**FILES, "three/d.bin": b"d"}
-    assert archives(tmp_path) == [tmp_path / "x.tar", tmp_path / "y.zip"]
-    assert archives(tmp_path / "x.tar") == [tmp_path / "x.tar"]
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil"])
@@ -147,6 +145,17 @@ def test_a_text_file_that_is_called_an_archive(tmp_path):
         read(tmp_path / "nowhere")
 
 
-def test_md5_of_a_known_text(tmp_path):
+def test_digests_of_a_known_text(tmp_path):
     (tmp_path / "x").write_bytes(b"The quick brown fox jumps over the lazy dog")
-    assert md5(tmp_path / "x") == "9e107d9d372bb6826bd81d3542a419d6"
+    assert digest(tmp_path / "x", "md5") == "9e107d9d372bb6826bd81d3542a419d6"
+    sha256 = "d7a8fbb307d7809469ca9abcb0082e4f8d5651e46d3cdb762d02d0bf37c9e592"
+    assert digest(tmp_path / "x", "sha256") == sha256
+
+
+def test_files_of_a_name_are_found_where_people_unpack_them(tmp_path):
+    for name in ("x", "one/x", "one/y", "one/two/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert named(tmp_path, "x") == [tmp_path / "one" / "x", tmp_path / "x"]
+    assert named(tmp_path / "one" / "y", "y") == [tmp_path / "one" / "y"]
+    assert named(tmp_path / "one" / "y", "x") == []

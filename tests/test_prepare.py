@@ -1,5 +1,6 @@
 """Small archives in the genuine formats, read back pixel by pixel; and bad ones, each with its one clear error."""
 
+import dataclasses
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from aiqn_core.archives import md5
+from aiqn_core.archives import digest
 from aiqn_core.config import ConfigError, DataConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.prepare import DATASETS, PrepareError, prepare
@@ -129,15 +130,27 @@ def test_cifar10_in_each_form_is_the_same(tmp_path, form):
     assert (folder / "train.npy").stat().st_size < len(TRAIN) * 3072 + 200
 
 
-@pytest.mark.parametrize("suffix", ["", ".zip"])
-def test_downsampled_imagenet(tmp_path, suffix):
+BLANK = np.zeros((3, 3072), np.uint8)
+
+
+def npz(images, labels):
+    file = io.BytesIO()
+    np.savez(file, data=images.reshape(-1, 3072), labels=labels, mean=np.zeros(3072))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["pickles", "zips", "npz"])
+def test_downsampled_imagenet(tmp_path, form):
     parts = {f"train_data_batch_{i}": batch(3 + i, i, 1000, 1) for i in range(1, 11)} | {
         "val_data": batch(7, 77, 1000, 1)
     }
     files = {name: pickled(*part) for name, part in parts.items()}
-    if suffix:
+    if form == "zips":
         zipped(tmp_path / "Imagenet32_train.zip", {k: v for k, v in files.items() if k != "val_data"})
         zipped(tmp_path / "Imagenet32_val.zip", {"val_data": files["val_data"]})
+    elif form == "npz":
+        files = {f"Imagenet32_npz/{name}.npz": npz(*part) for name, part in parts.items()}
+        zipped(tmp_path / "Imagenet32_npz.zip", files)
     else:
         write(tmp_path, files)
     data = load_data(DataConfig("imagenet32", str(prepare("imagenet32", tmp_path, tmp_path / "out", unverified=True))))
@@ -224,6 +237,13 @@ def small_imagenet(side=32):
         ({f"copy/{k}": v for k, v in small_imagenet().items()}, small_imagenet(), "twice"),
         (small_imagenet(side=64), {}, "saw 64 x 64 pixels, expected 32 x 32"),
         ({"train_32x32/1.png": b"<html>"}, {}, "train_32x32/1.png: is no complete image"),
+        ({"val_data.npz": npz(*batch(5, 1))[:-40]}, {}, "val_data.npz: is no complete .npz file"),
+        (
+            {"val_data.npz": npz(BLANK, np.array([{}, 1, 2]))},
+            {},
+            "val_data.npz: is no complete .*allow_pickle",
+        ),
+        ({"val_data.npz": npz(BLANK, np.array([0, 1, 1000]))}, {}, "saw labels 0 to 1000, expected 1 to 1000"),
     ],
 )
 def test_imagenet_that_is_not_all_there_or_there_twice(tmp_path, files, packed, message):
@@ -312,9 +332,6 @@ def test_a_model_learns_on_it(tmp_path, monkeypatch):
     assert torch.isfinite(torch.tensor(told)).all()
 
 
-BLANK = np.zeros((3, 3072), np.uint8)
-
-
 class Evil:
     def __reduce__(self):
         return os.system, ("touch ran",)
@@ -376,7 +393,7 @@ BAD = {
     ),
     "labels in lists": (
         lambda at: write(at / "x", {"test_batch": pickle.dumps({b"data": BLANK, b"labels": [[1], [2, 3], [4]]})}),
-        "saw labels that are lists of lists, expected 3 integers",
+        "saw labels that are no list of integers, expected 3 integers",
     ),
     "a wrong checksum in a folder": (
         lambda at: tar(write(at / "x", {"readme.html": b"x"}) / "cifar-10-python.tar.gz", PICKLED).parent,
@@ -570,9 +587,20 @@ def test_a_part_that_a_process_is_writing_is_left_alone(tmp_path):
     assert (tmp_path / "out" / "dataset.json").exists()
 
 
-def test_published_checksums_are_those_of_the_archives(tmp_path, monkeypatch):
-    """The genuine archive cannot be here: with its checksum replaced by that of ours, ours is taken."""
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_published_checksums_are_those_of_the_archives(tmp_path, monkeypatch, algorithm):
+    """The genuine archive cannot be here: with its checksum and numbers replaced by those of ours, ours is taken."""
     source = tar(tmp_path / "cifar-10-binary.tar.gz", BINARY)
-    monkeypatch.setitem(DATASETS["cifar10"].checksums, source.name, md5(source))
+    ours = dataclasses.replace(DATASETS["cifar10"], checksums={source.name: digest(source, algorithm)})
+    monkeypatch.setitem(DATASETS, "cifar10", ours)
     with pytest.raises(PrepareError, match="a part is missing"):
+        prepare("cifar10", source, tmp_path / "out")
+    monkeypatch.setitem(DATASETS, "cifar10", dataclasses.replace(ours, counts=((len(TRAIN), 11),)))
+    about = json.loads((prepare("cifar10", source, tmp_path / "out") / "dataset.json").read_text())
+    assert (about["verified"], about["unverified"]) == ([source.name], False)
+
+
+def test_an_unpacked_batch_that_was_altered(tmp_path):
+    source = write(tmp_path / "unpacked", PICKLED)
+    with pytest.raises(PrepareError, match=r"cifar-10-batches-py/data_batch_1: saw the MD5 .* expected c99cafc15224"):
         prepare("cifar10", source, tmp_path / "out")
