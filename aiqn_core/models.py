@@ -22,7 +22,7 @@ def build_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int = 
 
     The shape is (channel, height, width) of images, (dimensions,) of vectors. `num_classes` is how many labels the
     data has; it is read only where `conditional` is true. Raises ValueError for another shape, for `conditional`
-    without classes and for fewer planes than channels, or a layer narrower than the vectors.
+    without at least two classes and for fewer planes than channels, or a layer narrower than the vectors.
     """
     if config.name in VECTOR_MODELS:
         if len(shape) != 1 or shape[0] < 1:
@@ -30,7 +30,7 @@ def build_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int = 
         return (AIQN if config.name == "aiqn" else MADE)(config, shape[0])
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"image_shape: saw {shape}, expected (channel, height, width), for example (3, 32, 32)")
-    if config.conditional and num_classes < 1:
+    if config.conditional and num_classes < 2:  # all images of one class: the label would tell nothing
         raise ValueError(
             f"conditional: saw true with {num_classes} classes; use data that has labels, or set conditional to false"
         )

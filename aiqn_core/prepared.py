@@ -32,8 +32,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 PUBLISHED = {  # what people fetch, and from where
     "cifar10": "cifar-10-binary.tar.gz or cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, "
     "unpacked or not, or its Parquet files",
-    "imagenet32": "the folder of train_32x32.tar and valid_32x32.tar (small ImageNet), or of Imagenet32_train.zip and "
-    "Imagenet32_val.zip (downsampled ImageNet, https://image-net.org), unpacked or not",
+    "imagenet32": "the folder of train_32x32.tar and valid_32x32.tar (small ImageNet, without classes), or of "
+    "Imagenet32_train.zip and Imagenet32_val.zip or their _npz.zip (downsampled ImageNet, https://image-net.org), "
+    "unpacked or not",
     "celeba": "img_align_celeba.zip of https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, unpacked or not",
 }
 
@@ -113,20 +114,26 @@ def read_prepared(folder: Path) -> Prepared:
     return Prepared(arrays, about)
 
 
-def data_problems(config: DataConfig) -> list[Problem]:
-    """What keeps the images of a configuration from being loaded, without reading them; empty where nothing does."""
+def data_problems(config: DataConfig, *, conditional: bool = False) -> list[Problem]:
+    """What keeps the images of a configuration from being used, without reading them; empty where nothing does.
+
+    `conditional`: whether the model is told the class, which the images of small ImageNet do not have.
+    """
     if config.name in BUNDLED_DATA:
         return []
     if not NAME.fullmatch(config.name):
         return [Problem("data.name", f"saw {config.name!r}; {nearest(config.name, KNOWN)}, or prepared data")]
     folder = prepared_folder(config.name, config.path)
     try:
-        found = read_prepared(folder).about["name"]
+        about = read_prepared(folder).about
     except PreparedError as error:
         return [Problem("data.name", f"{_saw(config)}, but {error}; run: {_command(config, folder)}")]
-    if found != config.name:
+    if (found := about["name"]) != config.name:
         message = f"saw {str(folder)!r}, which holds {found}, expected {config.name}; change data.path or data.name"
         return [Problem("data.path" if config.path is not None else "data.name", message)]
+    if conditional and about["num_classes"] < 2:
+        message = f"saw true, but the images in {folder} have no classes; run: {_command(config, folder)}, or say false"
+        return [Problem("model.conditional", message)]
     return []
 
 

@@ -27,7 +27,8 @@ def check_data_is_there(document: Document, arms: dict[str, Arm]) -> None:
 
     for arm in arms.values():
         with contextlib.suppress(ConfigError):  # told already
-            for problem in data_problems(parse(DataConfig, arm.base["data"])):
+            conditional = arm.base["model"].get("conditional") is True
+            for problem in data_problems(parse(DataConfig, arm.base["data"]), conditional=conditional):
                 path = f"arms.{arm.name}.{problem.path}"
                 document.complain(path if path in document.origins else problem.path, problem.message)
 

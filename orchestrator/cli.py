@@ -158,6 +158,8 @@ def prepare(
         train, test = about["shapes"]["train"], about["shapes"]["test"]
         print(f"{name}: {train[0]} training and {test[0]} test images of {train[1]} x {train[2]} x {train[3]}")
         print(f"in {folder}, checksum {about['checksum']}")
+        if about.get("verified"):
+            print(f"As published, by checksum: {', '.join(about['verified'])}")
         if kept:
             print(f"It was prepared already, from {about.get('source')}; --force replaces it.")
 

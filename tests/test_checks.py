@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 from sweep_files import SMALL
 
+from aiqn_core.prepared import writing
 from orchestrator.document import SweepError
 from orchestrator.sweep import load_sweep
 
@@ -158,6 +160,23 @@ def test_any_data_name_goes_with_a_path(load):
     assert load(text, check_data=False).arms["one"].base["data"] == {"name": "cifar10", "path": "/data"}
     with pytest.raises(SweepError, match=r"aiqn data prepare cifar10 --from <archive or folder> --to /data"):
         load(text)
+
+
+def test_a_conditional_model_needs_classes(load, tmp_path):
+    """Small ImageNet was published without: all its images are of one class."""
+    text = SMALL.replace("name: pixelcnn,", "name: pixelcnn, conditional: true,")
+    for classes in (1, 5):
+        folder = tmp_path / f"{classes}"
+        with writing(folder, {"name": "cifar10", "classes": []}, shuffle=False) as writer:
+            for split in ("train", "test"):
+                writer.append(split, np.zeros((7, 3, 32, 32), np.uint8), np.arange(7) % classes)
+        data = f"data: {{name: cifar10, path: {folder}}}\n"
+        if classes == 1:
+            with pytest.raises(SweepError, match=r"s.yaml:\d+: arms.one.model.conditional: saw true, .* no classes"):
+                load(data + text)
+            load(data + SMALL)
+        else:
+            load(data + text)
 
 
 def test_images_and_vectors_have_scores_of_their_own(tmp_path):
