@@ -117,7 +117,11 @@ class ModelConfig:
 
     @classmethod
     def preset(cls, size: str, *, name: Literal["pixelcnn", "pixeliqn"], **changes: Any) -> Self:
-        """The paper's two sizes: 15 blocks of 128 planes ("small"), 20 blocks of 256 planes ("large")."""
+        """The paper's two sizes: 15 blocks of 128 planes ("small"), 20 blocks of 256 planes ("large").
+
+        Parameters at 3 channels: small 12,267,904 (pixelcnn) and 11,495,299 (pixeliqn), large 57,474,816 and
+        56,721,411. In tau_mode "paper", where tau enters both stacks of a block, 11,506,819 and 56,752,131.
+        """
         sizes = {"small": {"layers": 15, "planes": 128}, "large": {"layers": 20, "planes": 256}}
         if size not in sizes:
             raise ConfigError([Problem("preset", one_of(size, sizes))])

@@ -20,6 +20,7 @@ from aiqn_core.training import (
     read_checkpoint,
     step_seed,
     train,
+    train_step,
     update_ema,
 )
 
@@ -210,6 +211,40 @@ def test_optimizers_carry_their_arguments():
     rmsprop = build_optimizer(OptimizerConfig("rmsprop", alpha=0.9, momentum=0.2), [parameter])
     assert (rmsprop.defaults["alpha"], rmsprop.defaults["momentum"]) == (0.9, 0.2)
     assert build_optimizer(OptimizerConfig("sgd", momentum=0.3), [parameter]).defaults["momentum"] == 0.3
+
+
+def change_of_one_step(**settings):
+    """By how much one step of plain gradient descent with lr 1 moves the weights: the norm of what is applied."""
+    config = small("pixelcnn", **settings)
+    config = dataclasses.replace(config, optimizer=OptimizerConfig("sgd", lr=1.0))
+    data = load_data(config.data)
+    state = new_state(config, data, torch.device("cpu"))
+    before = [parameter.detach().clone() for parameter in state.model.parameters()]
+    train_step(state, config, data.train, None, [])
+    moved = [(new.detach() - old).square().sum() for new, old in zip(state.model.parameters(), before, strict=True)]
+    return float(torch.stack(moved).sum().sqrt())
+
+
+def test_clipping_bounds_the_norm_of_the_gradient():
+    free = change_of_one_step()
+    assert change_of_one_step(train={"clip_norm": free / 7}) == pytest.approx(free / 7, rel=1e-4)
+    assert change_of_one_step(train={"clip_norm": 7 * free}) == pytest.approx(free, rel=1e-6)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "stratified", "antithetic"])
+def test_a_step_draws_tau_as_the_configuration_says(monkeypatch, sampling):
+    config, drawn = small(loss={"tau_sampling": sampling}, train={"batch_size": 6}), []
+    data = load_data(config.data)
+    state = new_state(config, data, torch.device("cpu"))
+    loss = state.model.loss
+    monkeypatch.setattr(state.model, "loss", lambda image, tau, *rest: drawn.append(tau) or loss(image, tau, *rest))
+    for _ in range(2):
+        train_step(state, config, data.train, None, [])
+    tau = drawn[0]
+    assert not torch.equal(tau, drawn[1])  # afresh at every step
+    strata = (tau * 6).floor().sort(0).values
+    assert torch.equal(strata, torch.arange(6.0)[:, None, None, None].expand_as(tau)) == (sampling == "stratified")
+    assert torch.equal(tau[3:], 1 - tau[:3]) == (sampling == "antithetic")
 
 
 def test_step_seeds_do_not_collide():
