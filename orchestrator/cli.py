@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from orchestrator.plan import Rates
     from orchestrator.runs import Run
     from orchestrator.sections import Sweep
 
@@ -40,6 +41,7 @@ def sweep(
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are kept.")] = Path("runs"),
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and say what would be run.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start also where the plan is above the budget.")] = False,
 ) -> None:
     """Start a sweep, or continue it: to resume, run the same command again.
 
@@ -52,6 +54,7 @@ def sweep(
         if dry_run:
             describe(loaded, runs)
             return
+        within_budget(loaded, runs, yes)
         from orchestrator.live import view_for
         from orchestrator.search import run_sweep
 
@@ -60,15 +63,55 @@ def sweep(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
-    """Write the tables, curves and the page of a run, finished or not.
+def plan(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file.")],
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Measure on this machine for about 30 s.")] = False,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Take the times of an earlier run of the same models.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs that will be there; else those of this machine.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are kept.")] = Path("runs"),
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+) -> None:
+    """Say what a sweep will cost before anything is spent: trials, steps, hours, wall clock, disk, memory.
+
+    Example: aiqn plan sweeps/quickstart.yaml --calibrate
+    """
+    with plain_errors():
+        from orchestrator import plan as planning
+        from orchestrator.runs import RunFolder
+        from orchestrator.sweep import load_sweep
+
+        loaded = load_sweep(file, set_ or (), check_data=calibrate)
+        run = RunFolder(runs / loaded.name)
+        rates, basis = planning.stored_rates(run, loaded)
+        if calibrate:
+            rates, basis = calibrated(loaded)
+        elif source is not None:
+            rates, basis = planning.rates_of_run(source, loaded), f"the times recorded in {source}"
+        made = planning.make_plan(loaded, rates, basis, gpus)
+        planning.store_plan(run, made, rates)
+        print("\n".join([*planning.plan_lines(made), *planning.over_budget(made, loaded)]))
+
+
+@app.command()
+def report(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or mlflow:EXPERIMENT.")],
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; else RUN/report or report-NAME.")] = None,
+    uri: Annotated[
+        str | None, typer.Option(metavar="URI", help="MLflow's store; else $MLFLOW_TRACKING_URI or runs/NAME.")
+    ] = None,
+) -> None:
+    """Write the tables, curves and the page of a run, finished or not, from its folder or from MLflow.
 
     Example: aiqn report runs/quickstart
     """
     with plain_errors():
         from reports.html import write_report
 
-        print(write_report(run))
+        print(write_report(source, to, uri))
 
 
 @app.command()
@@ -162,6 +205,39 @@ def prepare(
             print(f"As published, by checksum: {', '.join(about['verified'])}")
         if kept:
             print(f"It was prepared already, from {about.get('source')}; --force replaces it.")
+
+
+def calibrated(loaded: "Sweep") -> "tuple[dict[str, Rates], str]":
+    """Rates measured on this machine, and words for where they come from."""
+    from datetime import datetime
+
+    from orchestrator.calibration import SECONDS, calibrate
+
+    print(f"calibrating for about {SECONDS:.0f} s", file=sys.stderr)
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return calibrate(loaded), f"a calibration of {SECONDS:.0f} s on this machine, {now}"
+
+
+def within_budget(loaded: "Sweep", runs: Path, yes: bool) -> None:
+    """Ask before a sweep starts whose plan is above its budget; exit where nobody can be asked."""
+    from orchestrator import plan as planning
+    from orchestrator.runs import RunFolder
+
+    run = RunFolder(runs / loaded.name)
+    if yes or (loaded.budget.gpu_hours is None and loaded.budget.hours is None) or any(run.trials.glob("*")):
+        return
+    rates, basis = planning.stored_rates(run, loaded)
+    if rates is None:
+        rates, basis = calibrated(loaded)
+    made = planning.make_plan(loaded, rates, basis)
+    planning.store_plan(run, made, rates)
+    if not (above := planning.over_budget(made, loaded)):
+        return
+    print("\n".join([*planning.plan_lines(made), *above]), file=sys.stderr)
+    if not sys.stdin.isatty():
+        print("Nothing was started. Make the sweep smaller, raise the budget, or add --yes.", file=sys.stderr)
+        raise typer.Exit(WRONG_INPUT)
+    typer.confirm("Start anyway?", abort=True, err=True)
 
 
 def describe(loaded: "Sweep", runs: Path) -> None:

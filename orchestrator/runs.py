@@ -3,6 +3,7 @@
 runs/<sweep>/
   sweep.yaml      verbatim copy of the sweep file
   sweep.json      the sweep as resolved (overrides, environment), read by the mirror and the report
+  plan.json       what it was expected to cost before it started
   study.journal   Optuna journal, the ledger of every trial
   trials/<arm>-<stage>-<number>/   config.json  metrics.jsonl  status.json  checkpoint.pt  samples/<step>.png  log.txt
   real.png        a grid of real images, to lay beside the samples
@@ -149,6 +150,10 @@ class RunFolder:
     @property
     def sweep_json(self) -> Path:
         return self.path / "sweep.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
 
     @property
     def journal(self) -> Path:

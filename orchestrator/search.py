@@ -19,6 +19,7 @@ from typing import Any
 
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
+from orchestrator.plan import plan_at_start
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
 from orchestrator.sections import Sweep, differences
 from orchestrator.tracking import mirroring
@@ -57,6 +58,7 @@ def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = N
     run = RunFolder(Path(runs_dir) / sweep.name)
     with run.lock():
         open_run(run, sweep)
+        plan_at_start(run, sweep)
         ledger = Ledger(run, sweep)
         with mirroring(run, sweep.tracking.uri):
             if not ledger.complete:

@@ -5,6 +5,7 @@ server that is away is waited for. Nothing here can reach, slow or stop a trial.
 """
 
 import argparse
+import json
 import math
 import os
 import subprocess
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BATCH = 1000  # metrics in one request, MLflow's limit
+# What a report needs besides metrics, as JSON. MLflow's pages hide tags that begin with "mlflow."
+RECORDED_TAG = "mlflow.aiqn.recorded"  # config.json
+STATUS_TAG = "mlflow.aiqn.status"  # status.json
+LONGEST_TAG = 8000  # MLflow's limit; it cuts what is longer in silence
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0  # how long the end of a sweep waits for a server that is away
 STATUS = {
@@ -67,6 +72,7 @@ class Mirror:
         self.sweep = run.read_sweep()
         self.experiment = self._experiment()
         self.sent: dict[str, Sent] = {}
+        self.attached: dict[str, bytes] = {}  # files of the whole sweep, as they were sent
         self.parent = ""
         for known in self._known_runs():
             tags = known.data.tags
@@ -76,20 +82,30 @@ class Mirror:
                 self.parent = known.info.run_id
         if not self.parent:
             self.parent = self._create_run(self.sweep["name"], self.sweep["created"], {})
-            self.client.log_artifact(self.parent, str(run.sweep_yaml))
 
     def sync(self, runs: list[Run]) -> None:
         """Bring the store up to date with the runs; raises whatever the store raises."""
+        self._attach()
         for run in runs:
             sent = self.sent.get(run.id)
             if sent is None:
                 sent = self.sent[run.id] = Sent(self._create_child(run))
             self._send(run, sent)
 
+    def _attach(self) -> None:
+        """Attach the files of the whole sweep to the parent run, each when it has changed."""
+        for path in (self.run.sweep_yaml, self.run.sweep_json, self.run.plan, self.run.real):
+            if path.exists() and (content := path.read_bytes()) != self.attached.get(path.name):
+                self.client.log_artifact(self.parent, str(path))
+                self.attached[path.name] = content
+
     def finish(self) -> None:
-        """Attach the report and the sweep's state to the parent run."""
+        """Attach the report and the sweep's state to the parent run, whose description is the answer."""
+        self._attach()
         if self.run.report.is_dir():
             self.client.log_artifacts(self.parent, str(self.run.report), "report")
+        if (answer := self.run.report / "answer.md").exists():
+            self.client.set_tag(self.parent, "mlflow.note.content", answer.read_text())
         finished = bool(self.run.read_sweep().get("finished"))
         self.client.set_terminated(self.parent, "FINISHED" if finished else "KILLED")
 
@@ -108,6 +124,7 @@ class Mirror:
             self.client.log_batch(sent.run_id, metrics=metrics[begin : begin + BATCH])
         self._send_images(run, sent)
         tags = {"mirrored": len(run.history), "state": run.state, "cause": run.cause or ""}
+        tags |= {STATUS_TAG: json.dumps(run.status)[:LONGEST_TAG]}
         self.client.log_batch(sent.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
         if run.state != sent.state:
             ended = run.status.get("updated", time.time())
@@ -147,9 +164,10 @@ class Mirror:
             "config_hash": run.provenance.get("config_hash", ""),
             "git_commit": git.get("commit") or "",
             "mlflow.parentRunId": self.parent,
+            RECORDED_TAG: recorded(run),
         } | ({} if run.source is None else {"source": f"{run.arm}-search-{run.source}"})
         run_id = self._create_run(run.id, run.status.get("started", time.time()), tags)
-        params = [Param(key, str(value)) for key, value in dotted(run.config)]
+        params = [Param(key, str(value)) for key, value in dotted(run.config) if value is not None]
         self.client.log_batch(run_id, params=params[:100])
         return run_id
 
@@ -181,6 +199,19 @@ class Mirror:
             token = page.token
             if not token:
                 return
+
+
+def recorded(run: Run) -> str:
+    """What config.json holds, as JSON; without the configuration where that is too long for a tag."""
+    content = {
+        "config": run.config,
+        "params": run.params,
+        "seed": run.seed,
+        "source": run.source,
+        "provenance": run.provenance,
+    }
+    text = json.dumps(content)
+    return text if len(text) <= LONGEST_TAG else json.dumps({**content, "config": {}})
 
 
 def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:

@@ -1,5 +1,6 @@
-"""Tables as files: CSV with full precision, Markdown and LaTeX as people read them."""
+"""Tables as files: CSV and Parquet with full precision, Markdown and LaTeX as people read them."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,10 @@ from reports.tables import Table
 
 
 def write_table(table: Table, folder: Path) -> None:
-    """Write `<name>.csv` with full precision, `<name>.md` and `<name>.tex` as people read them."""
+    """Write `<name>.csv` and `.parquet` with full precision, `<name>.md` and `<name>.tex` as people read them."""
     for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
         write_bytes(folder / f"{table.name}.{suffix}", text.encode())
+    write_bytes(folder / f"{table.name}.parquet", to_parquet(table))
 
 
 def _cells(table: Table, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
@@ -27,6 +29,18 @@ def _cells(table: Table, escape: Callable[[str], str], bold: Callable[[str], str
 def to_csv(table: Table) -> str:
     """Comma-separated values, full precision, missing values empty."""
     return table.data.to_csv(index=False, lineterminator="\n")
+
+
+def to_parquet(table: Table) -> bytes:
+    """The same values with their types; columns that mix words and numbers hold words."""
+    data = table.data.copy()
+    for column in data.select_dtypes(object).columns:
+        kinds = {type(value) for value in data[column] if value is not None and value == value}
+        if len(kinds) > 1:
+            data[column] = [None if value is None or value != value else str(value) for value in data[column]]
+    file = io.BytesIO()
+    data.to_parquet(file, index=False, engine="pyarrow")
+    return file.getvalue()
 
 
 def to_markdown(table: Table) -> str:

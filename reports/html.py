@@ -1,6 +1,8 @@
 """One HTML page of a sweep: tables, figures and samples in a file that needs nothing else."""
 
 import base64
+import hashlib
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +13,15 @@ from markupsafe import Markup
 from orchestrator.runs import Run, RunFolder, TrialFolder, write_bytes
 from reports import tables
 from reports.answer import answer
+from reports.comparison import comparison, published
 from reports.curves import learning_figures
 from reports.figures import GRID, INK, MUTED, PAPER, color
-from reports.formats import write_table
-from reports.results import STAGES, Results, chosen_finals, last_record, ranked, read_results
+from reports.formats import to_markdown, write_table
+from reports.coordinates import parallel_figures
+from reports.results import STAGES, Results, last_record, read_results, shown_run
 from reports.rounding import plural, whole
 from reports.search_figures import effect_figures, search_figures
-from reports.search_tables import budget_table, importance_table, verdict_table
+from reports.search_tables import budget_table, choice_table, importance_table, top_configurations, verdict_table
 from reports.tables import Table
 
 STRIP = 6  # sample grids of a strip over training
@@ -43,14 +47,25 @@ class Gallery(NamedTuple):
     strip: list[Picture]
 
 
-def write_report(run_folder: Path | str) -> Path:
-    """Write the report of a run folder into its `report` folder; returns the path of index.html.
+def write_report(source: Path | str, to: Path | str | None = None, uri: str | None = None) -> Path:
+    """Write the report of a run folder into its `report` folder, or into `to`; returns the path of index.html.
 
-    Tables as CSV, Markdown and LaTeX and figures as SVG, PNG and PDF lie beside it. The same run folder gives the same
-    bytes. Raises RunFolderError where there is no run folder or it cannot be read.
+    `source` may also be "mlflow:EXPERIMENT" with `uri` its tracking store; then `to` is report-EXPERIMENT by default.
+    Tables as CSV, Parquet, Markdown and LaTeX and figures as SVG, PNG and PDF lie beside the page. The same source
+    gives the same bytes. Raises RunFolderError where there is no such source or it cannot be read.
     """
-    results = read_results(run_folder)
-    folder = RunFolder(Path(run_folder)).report
+    if not str(source).startswith("mlflow:"):
+        return write_page(read_results(source), Path(to) if to else RunFolder(Path(source)).report)
+    from reports.source import read_experiment  # imports mlflow, which takes seconds
+
+    address = str(source).removeprefix("mlflow:")
+    with tempfile.TemporaryDirectory() as scratch:
+        results = read_experiment(address, uri, Path(scratch))
+        return write_page(results, Path(to) if to else Path(f"report-{results.name}"))
+
+
+def write_page(results: Results, folder: Path) -> Path:
+    """Write the report of results into a folder; returns the path of index.html."""
     shown = {table.name: table for table in all_tables(results)}
     for table in shown.values():
         write_table(table, folder)
@@ -61,27 +76,39 @@ def write_report(run_folder: Path | str) -> Path:
         tables=shown,
         figures=learning_figures(results, folder),
         search=search_figures(results, folder),
+        parallel=parallel_figures(results, folder),
         effects=effect_figures(results, folder),
         caution=curve_caution(results),
-        real=picture(results.folder / "real.png", "real", "held-out data"),
+        real=picture(results.real, "real", "held-out data"),
         galleries=[gallery(results, arm) for arm in results.arms],
         colors={arm: color(i) for i, arm in enumerate(results.arms)},
         tones={"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER},
         long=LONG,
         strip=STRIP,
+        script=(script := (Path(__file__).parent / "hover.js").read_text(encoding="utf-8")),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         date=datetime.fromtimestamp(results.created, UTC).strftime("%-d %B %Y") if results.created else None,
     )
     write_bytes(folder / "index.html", page.encode())
+    write_bytes(folder / "answer.md", answer_text(results, [shown["comparison"], shown["verdicts"]]).encode())
     return folder / "index.html"
 
 
 def all_tables(results: Results) -> list[Table]:
     """Every table of the report, in the order of the page."""
-    tops = [tables.top_configurations(results, arm) for arm in results.arms]
+    tops = [top_configurations(results, arm) for arm in results.arms]
     search = [verdict_table(results), budget_table(results)]
-    search += [importance_table(results, arm) for arm in results.arms]
-    rest = (tables.counts, tables.incidents, tables.cost, tables.provenance, tables.trials)
-    return [tables.comparison(results), *search, *tops, *(table(results) for table in rest)]
+    search += [table(results, arm) for arm in results.arms for table in (importance_table, choice_table)]
+    rest = [tables.counts, tables.incidents, tables.cost, tables.plan_and_actual, tables.provenance]
+    rest += [tables.reproduction, tables.trials]
+    return [comparison(results), published(results), *search, *tops, *(table(results) for table in rest)]
+
+
+def answer_text(results: Results, said: list[Table]) -> str:
+    """The question, the answer and its tables as Markdown, for where there is no page."""
+    sentence, qualifier, _ = answer(results)
+    parts = [f"# {results.question or results.name}", sentence, qualifier, f"_{progress(results)}_"]
+    return "\n\n".join([part for part in parts if part] + [to_markdown(table) for table in said])
 
 
 def progress(results: Results) -> str:
@@ -111,8 +138,7 @@ def curve_caution(results: Results) -> str:
 
 def gallery(results: Results, arm: str) -> Gallery:
     """Samples by rule, never by hand: the final of the lowest seed at its largest step, else the best search trial."""
-    finals, search = chosen_finals(results, arm), ranked(results, arm)
-    run = min(finals, key=lambda run: run.seed) if finals else next(iter(search), None)
+    run = shown_run(results, arm)
     steps = sample_steps(run) if run else []
     if run is None or not steps:
         return Gallery(arm, None, [])
@@ -158,7 +184,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["rows"] = rows
-    environment.filters["inline"] = Markup  # figures only: we drew them
+    environment.filters["inline"] = Markup  # figures and our script only: nothing in them is from outside unescaped
     return environment.get_template("report.html.j2")
 
 

@@ -2,12 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs
+from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, read_json
 
 STAGES = ("search", "final")
 
@@ -42,11 +42,19 @@ class Results:
     top: int  # configurations of each arm that go on to the final stage
     seeds: int
     runs: list[Run]
-    folder: Path
+    real: Path  # a grid of real images, where there is one
+    data: dict[str, str] = field(default_factory=dict)  # arm -> the name of its data
+    resources: dict[str, float] = field(default_factory=dict)  # of one trial: cpu, gpu
+    plan: dict[str, Any] = field(default_factory=dict)  # plan.json; empty where there is none
 
     @property
     def objective(self) -> Metric:
         return self.metrics[0]
+
+    @property
+    def hours_unit(self) -> str:
+        """What the cost of trials is counted in: hours of a GPU where they use one, else of a CPU core."""
+        return "GPU-hours" if self.resources.get("gpu") else "Core-hours"
 
     def planned(self, stage: str) -> int:
         """How many trials of the stage each arm gets."""
@@ -68,9 +76,14 @@ class Results:
 
 def read_results(run_folder: Path | str) -> Results:
     """Everything recorded in a run folder; raises RunFolderError where it cannot be read."""
-    runs = load_runs(run_folder)
-    folder = RunFolder(Path(run_folder))
-    recorded = folder.read_sweep()
+    runs, folder = load_runs(run_folder), RunFolder(Path(run_folder))
+    return results_of(folder.read_sweep(), runs, folder.real, read_json(folder.plan), str(folder.sweep_json))
+
+
+def results_of(
+    recorded: Mapping[str, Any], runs: list[Run], real: Path, plan: dict[str, Any] | None, where: str
+) -> Results:
+    """Results of a sweep (sweep.json), its runs and its plan; raises RunFolderError where the sweep is damaged."""
     try:
         sweep = recorded["sweep"]
         objective, final = sweep["search"]["objective"], sweep.get("final") or {"top": 0, "seeds": []}
@@ -87,10 +100,13 @@ def read_results(run_folder: Path | str) -> Results:
             top=final["top"],
             seeds=len(final["seeds"]),
             runs=runs,
-            folder=folder.path,
+            real=real,
+            data={arm: (base.get("data") or {}).get("name") or "" for arm, base in sweep["arms"].items()},
+            resources=sweep.get("resources") or {},
+            plan=plan or {},
         )
-    except (KeyError, TypeError) as error:
-        message = f"{folder.sweep_json}: damaged, {error!r} while reading it; start the sweep again to write it anew"
+    except (KeyError, TypeError, AttributeError) as error:
+        message = f"{where}: damaged, {error!r} while reading it; start the sweep again to write it anew"
         raise RunFolderError(message) from error
 
 
@@ -163,6 +179,12 @@ def chosen_finals(results: Results, arm: str) -> list[Run]:
     return min(candidates)[-1] if candidates else []
 
 
+def shown_run(results: Results, arm: str) -> Run | None:
+    """Whose samples are shown, by rule: the final of the lowest seed, else the best search trial."""
+    finals = chosen_finals(results, arm)
+    return min(finals, key=lambda run: run.seed) if finals else next(iter(ranked(results, arm)), None)
+
+
 def values_of(runs: Iterable[Run], metric: str) -> list[float]:
     """The finite last values of a metric over runs."""
     return [value for run in runs if (value := last_value(run, metric)) is not None]
@@ -198,3 +220,8 @@ def evaluation_seconds(run: Run) -> float:
     """The part of `active_seconds` that went into evaluations; records hold the sum so far."""
     values = (finite(record.get("evaluate_seconds")) for record in run.history)
     return max((value for value in values if value is not None), default=0.0)
+
+
+def device_hours(results: Results, seconds: float) -> float:
+    """Seconds of trials as hours of the devices they hold."""
+    return seconds / 3600 * (results.resources.get("gpu") or results.resources.get("cpu") or 1)

@@ -1,14 +1,21 @@
 """Tables of what sets arms apart: the test of the finals, what smaller budgets find, which parameters matter."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from reports.analysis import BUDGETS, best_of, importances, outcomes
-from reports.results import Results
-from reports.rounding import MISSING, rounded
+from reports.analysis import BUDGETS, Outcome, best_of, importances, is_number, outcomes
+from reports.results import Metric, Results, active_seconds, final_groups, last_value, ranked
+from reports.rounding import MISSING, parameter, rounded, seconds
 from reports.tables import Table
-from reports.verdict import verdicts
+from reports.verdict import LEVEL, verdicts
+
+TOP = 5  # configurations of each arm on the page
+MOST_VALUES = 12  # of a parameter that is listed value by value
+FEWEST_OF_VALUE = 5  # trials of a value for it to be compared
 
 
 def verdict_table(results: Results) -> Table:
@@ -56,6 +63,36 @@ def budget_table(results: Results) -> Table:
     return Table("budget", title, pd.DataFrame(rows), pd.DataFrame(shown), ())
 
 
+def top_configurations(results: Results, arm: str, count: int = TOP) -> Table:
+    """The best search trials of one arm with their hyperparameters; pruned trials have no value at the last step."""
+    runs, rows, shown = ranked(results, arm)[:count], [], []
+    keys = list(dict.fromkeys(key for run in runs for key in run.params))
+    sources = final_groups(results, arm)
+    for rank, run in enumerate(runs, start=1):
+        values = {metric: last_value(run, metric.name) for metric in results.metrics}
+        rows.append(
+            {
+                "rank": rank,
+                "trial": run.id,
+                **{m.name: v for m, v in values.items()},
+                **{k: run.params.get(k) for k in keys},
+            }
+        )
+        shown.append(
+            {
+                "Rank": str(rank),
+                "Trial": run.id,
+                **{metric.label: rounded(value) for metric, value in values.items()},
+                **{key: parameter(run.params.get(key)) for key in keys},
+                "Time": seconds(active_seconds(run)),
+                "Final": "yes" if run.number in sources else "",
+            }
+        )
+    title = f"{arm}: best {len(runs)} of {len(ranked(results, arm))} completed search trials"
+    words = tuple(key for key in keys if any(isinstance(run.params.get(key), str) for run in runs))
+    return Table(f"top-{arm}", title, pd.DataFrame(rows), pd.DataFrame(shown), ("Trial", "Final", *words))
+
+
 def importance_table(results: Results, arm: str) -> Table:
     """Which parameters decide the objective of one arm's search trials."""
     found = importances(outcomes(results, arm), results.objective)
@@ -70,3 +107,72 @@ def importance_table(results: Results, arm: str) -> Table:
     title = f"{arm}: parameter importance"
     notes = (note,) if note else ()
     return Table(f"importance-{arm}", title, pd.DataFrame(rows), pd.DataFrame(shown), ("Parameter",), notes=notes)
+
+
+def choice_table(results: Results, arm: str) -> Table:
+    """How the search trials of each value of a parameter did, for parameters with few values."""
+    found, metric = outcomes(results, arm), results.objective
+    rows: list[dict[str, Any]] = []
+    shown: list[dict[str, str]] = []
+    notes: list[str] = []
+    for name in dict.fromkeys(name for outcome in found for name in outcome.run.params):
+        groups = by_value(found, name)
+        if not 2 <= len(groups) <= MOST_VALUES:
+            continue
+        for value, values in groups.items():
+            best, low, middle, high = (best_of(values, metric, 1, (q,))[0] for q in (0.0, 0.1, 0.5, 0.9))
+            row = {"parameter": name, "value": parameter(value), "trials": len(values)}
+            without = sum(v is None for v in values)
+            rows.append(row | {"without_value": without, "best": best, "low": low, "median": middle, "high": high})
+            text = {"Parameter": name, "Value": parameter(value), "Trials": f"{len(values):,}"}
+            text |= {"Best": rounded(best), "Median": rounded(middle)}
+            shown.append(text | {"10 % to 90 %": f"{rounded(low)} to {rounded(high)}"})
+        notes.append(difference_note(name, groups, metric))
+    if rows:
+        notes.append("The sampler returns to values that did well and other parameters vary too: no controlled test.")
+    title = f"{arm}: {metric.name} of its search trials by value of each parameter"
+    words = ("Parameter", "Value")
+    return Table(f"choices-{arm}", title, pd.DataFrame(rows), pd.DataFrame(shown), words, notes=tuple(notes))
+
+
+def by_value(found: Sequence[Outcome], name: str) -> dict[Any, list[float | None]]:
+    """The objective of trials by their value of a parameter, numbers in order; trials without it are left out."""
+    groups: dict[Any, list[float | None]] = {}
+    for outcome in found:
+        if name in outcome.run.params:
+            groups.setdefault(outcome.run.params[name], []).append(outcome.value)
+    numbers = all(map(is_number, groups))
+    return dict(sorted(groups.items(), key=lambda pair: pair[0] if numbers else str(pair[0])))
+
+
+def difference_note(name: str, groups: dict[Any, list[float | None]], metric: Metric) -> str:
+    """Whether the values of a parameter differ in rank (Kruskal and Wallis 1952); of kappa also 0 against the rest."""
+    medians = [middle for values in groups.values() if (middle := best_of(values, metric, 1, (0.5,))[0]) is not None]
+    p = rank_test(list(groups.values()), metric)
+    if p is None or not medians:
+        return f"{name}: too few trials to compare its values."
+    flat = "no difference beyond chance" if p >= LEVEL else "they differ beyond chance"
+    spread = f"medians from {rounded(min(medians))} to {rounded(max(medians))}"
+    note = f"{name}: {spread}; {flat} (Kruskal-Wallis, p = {p:.2g})."
+    if name != "loss.kappa" or 0 not in groups:
+        return note
+    plain, others = groups[0], [value for key, values in groups.items() if key != 0 for value in values]
+    middles = [best_of(values, metric, 1, (0.5,))[0] for values in (plain, others)]
+    p = rank_test([plain, others], metric)
+    return note + (
+        f" The plain quantile loss (0) has median {rounded(middles[0])}, all others together {rounded(middles[1])}"
+        + (f" (p = {p:.2g})." if p is not None else ".")
+    )
+
+
+def rank_test(groups: Sequence[Sequence[float | None]], metric: Metric) -> float | None:
+    """P-value of the Kruskal-Wallis test, no value ranking worst; None where a group is small or all are equal."""
+    from scipy import stats
+
+    keys = [[math.inf if value is None else metric.key(value) for value in values] for values in groups]
+    large = [group for group in keys if len(group) >= FEWEST_OF_VALUE]
+    if len(large) < 2 or len({key for group in large for key in group}) < 2:
+        return None
+    ranks = stats.rankdata([key for group in large for key in group])
+    parts = np.split(ranks, np.cumsum([len(group) for group in large])[:-1])
+    return float(stats.kruskal(*parts).pvalue)

@@ -1,38 +1,26 @@
-"""Results to tables. Nothing here draws or knows HTML."""
+"""The accounts of a sweep as tables: states, incidents, cost, plan, provenance, all trials. Nothing here draws."""
 
-import math
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from orchestrator.runs import FINISHED, Run
-from reports.answer import answer
 from reports.results import (
     STAGES,
     Results,
-    Summary,
     active_seconds,
     chosen_finals,
-    differing_protocols,
+    device_hours,
     evaluation_seconds,
-    final_groups,
-    finite,
     last_record,
     last_value,
     ranked,
-    summarise,
-    untrained,
-    values_of,
 )
-from reports.rounding import MISSING, configuration, parameter, plural, plus_minus, rounded, seconds, whole
-
-TOP = 5  # configurations of each arm on the page
+from reports.rounding import MISSING, parameter, plural, rounded, seconds, whole
 
 
 @dataclass(frozen=True)
@@ -47,149 +35,6 @@ class Table:
     detail: str | None = None  # a column of `shown` that the page sets as a second line
     notes: tuple[str, ...] = ()
     strong: frozenset[tuple[int, str]] = frozenset()  # (row, column) of cells in `shown` to set in bold
-
-
-def comparison(results: Results) -> Table:
-    """Table 1 of the sweep: a row for each arm, search and final values in columns of their own."""
-    rows, shown, notes = [], [], []
-    objective, leader = results.objective, answer(results).leader
-    search_samples = {
-        last_record(runs[0], objective.name).get("samples") for arm in results.arms if (runs := ranked(results, arm))
-    }
-    search_column = f"Search best {objective.label} ({whole(search_samples)} samples)"
-    for arm in results.arms:
-        best, finals = next(iter(ranked(results, arm)), None), chosen_finals(results, arm)
-        row = _comparison_row(results, arm, best, finals)
-        rows.append(row)
-        summaries = {metric: summarise(values_of(finals, metric.name)) for metric in results.metrics}
-        source = next((run for run in results.of(arm, "search") if finals and run.number == finals[0].source), None)
-        shown.append(
-            {
-                "Arm": arm,
-                search_column: rounded(row["search_value"]),
-                **{f"Final {metric.label}": plus_minus(summary) for metric, summary in summaries.items()},
-                f"Untrained {objective.name}": _untrained_text(row),
-                "Seeds": f"{len(finals)} of {results.seeds}" if results.top else MISSING,
-                "Steps": whole(last_record(run, objective.name).get("step") for run in finals),
-                "Samples": whole(last_record(run, objective.name).get("samples") for run in finals),
-                "Reference": whole((run.provenance.get("protocol") or {}).get("reference") for run in finals),
-                "Time per final": seconds(row["final_seconds"]),
-                "Configuration": _configuration_line(best, source),
-            }
-        )
-        if best and source and best.number != source.number:
-            notes.append(f"{arm}: {source.id} did better over its seeds than {best.id}, which led the search.")
-    untrained_column = f"Untrained {objective.name}"
-    if all(row[untrained_column] == MISSING for row in shown):  # scored only where evaluate.initial asks for it
-        shown = [{key: text for key, text in row.items() if key != untrained_column} for row in shown]
-    for stage in STAGES:
-        for key, values in differing_protocols(results, stage).items():
-            listed = ", ".join(sorted(map(str, values)))
-            notes.append(
-                f"Caution: {key} is not the same in all {stage} trials ({listed}); such values do not compare."
-            )
-    if results.top > 1:
-        notes.append(
-            f"Finals: the best of {results.top} configurations of each arm by their mean, which is a little optimistic."
-        )
-    notes.append(
-        "Search and final values are in separate columns: they can differ in steps and in the number of samples."
-    )
-    notes.append(
-        "± is the sample standard deviation over seeds, rounded up."
-        + (" Bold: better, as tested below." if leader else "")
-    )
-    title = "Each arm's best search trial, and its finals as mean ± s.d. over seeds"
-    return Table(
-        "comparison",
-        title,
-        pd.DataFrame(rows),
-        pd.DataFrame(shown),
-        ("Arm", "Configuration"),
-        "Configuration",
-        tuple(notes),
-        frozenset({(results.arms.index(leader), f"Final {objective.label}")} if leader else ()),
-    )
-
-
-def _comparison_row(results: Results, arm: str, best: Run | None, finals: list[Run]) -> dict[str, Any]:
-    name = results.objective.name
-    record = last_record(best, name) if best else {}
-    row: dict[str, Any] = {
-        "arm": arm,
-        "search_trial": best.id if best else None,
-        "search_value": finite(record.get(name)),
-        "search_step": record.get("step"),
-        "search_samples": record.get("samples"),
-        "search_params": configuration(best.params) if best else None,
-        "final_source": finals[0].source if finals else None,
-        "final_seeds": len(finals),
-    }
-    for metric in results.metrics:
-        summary = summarise(values_of(finals, metric.name))
-        for part in ("mean", "deviation", "low", "high", "seeds"):
-            row[f"final_{metric.name}_{part}"] = getattr(summary, part) if summary else None
-    last = [last_record(run, name) for run in finals]
-    for key in ("step", "samples"):
-        row[f"final_{key}"] = (
-            " ".join(str(v) for v in sorted({record[key] for record in last if key in record})) or None
-        )
-    # The untrained model is scored where the finals are; the search's own value stands in, with its own sample count.
-    measured = finals if untrained(finals, name) else [best] if best else []
-    start = summarise(untrained(measured, name))
-    row |= {
-        "untrained_mean": start.mean if start else None,
-        "untrained_deviation": start.deviation if start else None,
-        "untrained_count": start.seeds if start else 0,
-        "untrained_samples": measured[0].history[0].get("samples") if start else None,
-        "final_seconds": statistics.fmean(map(active_seconds, finals)) if finals else None,
-    }
-    return row
-
-
-def _untrained_text(row: dict[str, Any]) -> str:
-    if row["untrained_mean"] is None:
-        return MISSING
-    summary = Summary(row["untrained_mean"], row["untrained_deviation"], math.nan, math.nan, row["untrained_count"])
-    other = str(row["untrained_samples"]) != str(row["final_samples"])
-    return plus_minus(summary) + (
-        f" ({row['untrained_samples']:,} samples)" if other and row["untrained_samples"] else ""
-    )
-
-
-def _configuration_line(best: Run | None, source: Run | None) -> str:
-    run = source or best
-    return f"{run.id}: {configuration(run.params)}" if run else "no completed search trial"
-
-
-def top_configurations(results: Results, arm: str, count: int = TOP) -> Table:
-    """The best search trials of one arm with their hyperparameters; pruned trials have no value at the last step."""
-    runs, rows, shown = ranked(results, arm)[:count], [], []
-    keys = list(dict.fromkeys(key for run in runs for key in run.params))
-    sources = final_groups(results, arm)
-    for rank, run in enumerate(runs, start=1):
-        values = {metric: last_value(run, metric.name) for metric in results.metrics}
-        rows.append(
-            {
-                "rank": rank,
-                "trial": run.id,
-                **{m.name: v for m, v in values.items()},
-                **{k: run.params.get(k) for k in keys},
-            }
-        )
-        shown.append(
-            {
-                "Rank": str(rank),
-                "Trial": run.id,
-                **{metric.label: rounded(value) for metric, value in values.items()},
-                **{key: parameter(run.params.get(key)) for key in keys},
-                "Time": seconds(active_seconds(run)),
-                "Final": "yes" if run.number in sources else "",
-            }
-        )
-    title = f"{arm}: best {len(runs)} of {len(ranked(results, arm))} completed search trials"
-    words = tuple(key for key in keys if any(isinstance(run.params.get(key), str) for run in runs))
-    return Table(f"top-{arm}", title, pd.DataFrame(rows), pd.DataFrame(shown), ("Trial", "Final", *words))
 
 
 def counts(results: Results) -> Table:
@@ -225,7 +70,7 @@ def incidents(results: Results) -> Table:
             "step": run.history[-1]["step"] if run.history else None,
             "attempts": run.status.get("attempts"),
             "message": run.status.get("message"),
-            "log": _log(results, run),
+            "log": _log(run),
         }
         for run in results.runs
         if run.state != "completed"
@@ -252,45 +97,144 @@ def _first_line(message: Any, limit: int = 160) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def _log(results: Results, run: Run) -> str:
-    path = Path(run.status.get("log") or run.folder / "log.txt")
-    return str(path.relative_to(results.folder)) if path.is_relative_to(results.folder) else str(path)
+def _log(run: Run) -> str:
+    """The log inside the run folder, wherever that was when the trial ran."""
+    inside = f"trials/{run.id}/log.txt"
+    recorded = str(run.status.get("log") or inside)
+    return inside if recorded.endswith(inside) else recorded
 
 
 def cost(results: Results) -> Table:
-    """Seconds of training and evaluation of each arm and stage, with their sum."""
+    """Seconds of training and evaluation of each arm and stage with their sum, and hours of the device."""
     rows: list[dict[str, Any]] = []
     for arm in results.arms:
         for stage in STAGES:
             if runs := results.of(arm, stage):
                 total, scoring = sum(map(active_seconds, runs)), sum(map(evaluation_seconds, runs))
-                rows.append(
-                    {
-                        "arm": arm,
-                        "stage": stage,
-                        "trials": len(runs),
-                        "training": total - scoring,
-                        "evaluation": scoring,
-                        "total": total,
-                    }
-                )
+                row = {"arm": arm, "stage": stage, "trials": len(runs), "steps": sum(map(last_step, runs))}
+                rows.append(row | {"training": total - scoring, "evaluation": scoring, "total": total})
     if rows:
-        sums = {key: sum(row[key] for row in rows) for key in ("trials", "training", "evaluation", "total")}
+        sums = {key: sum(row[key] for row in rows) for key in ("trials", "steps", "training", "evaluation", "total")}
         rows.append({"arm": "all", "stage": "both", **sums})
-    data = pd.DataFrame(rows, columns=["arm", "stage", "trials", "training", "evaluation", "total"])
+    data = pd.DataFrame(rows, columns=["arm", "stage", "trials", "steps", "training", "evaluation", "total"])
     # One unit for the whole table, so that numbers in a column can be compared by eye.
     hours = bool(len(data)) and data["total"].max() >= 2 * 3600
     text = data.astype(object)
+    text["steps"] = [f"{value:,}" for value in data["steps"]]
     for column in ("training", "evaluation", "total"):
         text[column] = [f"{value / 3600:,.2f} h" if hours else f"{value:,.0f} s" for value in data[column]]
+    unit = results.hours_unit
+    data[unit.lower()] = [device_hours(results, value) for value in data["total"]]
+    text[unit] = [rounded(value, 3) for value in data[unit.lower()]]
     data = data.rename(columns={key: f"{key}_seconds" for key in ("training", "evaluation", "total")})
-    return Table(
-        "cost",
-        "Time spent in training and in evaluation, over all attempts",
-        data,
-        _capitalised(text.astype(str)),
-        ("Arm", "Stage"),
+    title = "Time spent in training and in evaluation, over all attempts"
+    return Table("cost", title, data, _capitalised(text.astype(str)), ("Arm", "Stage"))
+
+
+def last_step(run: Run) -> int:
+    """The last step that was recorded."""
+    return int(run.history[-1]["step"]) if run.history else 0
+
+
+def plan_and_actual(results: Results) -> Table:
+    """What was planned before the sweep started against what it took; empty where no plan is recorded."""
+    rows: list[tuple[str, str, float | None, float | None]] = []
+    lines = results.plan.get("lines") or []
+    for line in lines:
+        runs = results.of(line["arm"], line["stage"])
+        where = f"{line['arm']} {line['stage']}"
+        rows.append((f"{where}: trials", "count", line["trials"], len(runs)))
+        rows.append((f"{where}: steps", "count", line["trials"] * line["steps"], sum(map(last_step, runs))))
+        if line["seconds"] is not None:
+            planned = line["trials"] * line["seconds"]
+            rows.append((f"{where}: time", "seconds", planned, sum(map(occupied_seconds, runs))))
+    if lines and all(line["seconds"] is not None for line in lines):
+        planned = sum(line["trials"] * line["seconds"] for line in lines)
+        actual = sum(map(occupied_seconds, results.runs))
+        rows.append(("all trials: time", "seconds", planned, actual))
+        pair = (device_hours(results, planned), device_hours(results, actual))
+        rows.append((f"all trials: {results.hours_unit}", "hours", *pair))
+        rows.append(("wall clock", "seconds", results.plan.get("wall_seconds"), wall_seconds(results)))
+    columns = ["quantity", "unit", "planned", "actual"]
+    data = pd.DataFrame(rows, columns=columns)
+    data["ratio"] = [
+        a / p if a is not None and p else None for p, a in zip(data["planned"], data["actual"], strict=True)
+    ]
+    shown = [
+        {"Quantity": name, "Planned": _in(unit, planned), "Actual": _in(unit, actual), "Actual / planned": ratio}
+        for (name, unit, planned, actual), ratio in zip(rows, map(_ratio, data["ratio"]), strict=True)
+    ]
+    notes = [f"Planned from {results.plan['basis']}."] if results.plan.get("basis") else []
+    if results.plan.get("upper_bound"):
+        notes.append("The plan is an upper bound: it lets no trial be stopped early.")
+    if not results.finished:
+        notes.append("The sweep is unfinished, so the actual numbers still grow.")
+    if rows and rows[-1][0] == "wall clock":
+        notes.append("Time is that of the trials' processes; wall clock goes from the first start to the last end.")
+    return Table("plan", "Planned and actual", data, pd.DataFrame(shown), ("Quantity",), notes=tuple(notes))
+
+
+def _in(unit: str, value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return {"count": f"{value:,.0f}", "seconds": seconds(value), "hours": rounded(value, 3)}[unit]
+
+
+def _ratio(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def occupied_seconds(run: Run) -> float:
+    """How long a trial held its worker; for one with several attempts, its training and evaluation."""
+    begin, end = run.status.get("started"), run.status.get("updated")
+    if run.status.get("attempts") != 1 or begin is None or end is None:
+        return active_seconds(run)
+    return float(max(active_seconds(run), end - begin))
+
+
+def wall_seconds(results: Results) -> float | None:
+    """From the first start of a trial to the last end."""
+    starts = [run.status["started"] for run in results.runs if "started" in run.status]
+    ends = [run.status["updated"] for run in results.runs if run.state in FINISHED and "updated" in run.status]
+    return float(max(ends) - min(starts)) if starts and ends else None
+
+
+def reproduction(results: Results) -> Table:
+    """For each row of the comparison the trials behind it: their configurations, seeds, commit and device."""
+    rows: list[dict[str, Any]] = []
+    for arm in results.arms:
+        best = next(iter(ranked(results, arm)), None)
+        for run in [best, *chosen_finals(results, arm)]:
+            if run is not None:
+                git = run.provenance.get("git") or {}
+                row: dict[str, Any] = {
+                    "row": f"{arm}, {'best of the search' if run is best else 'final'}",
+                    "trial": run.id,
+                }
+                row |= {"seed": run.seed, "step": last_record(run, results.objective.name).get("step")}
+                row |= {results.objective.name: last_value(run, results.objective.name)}
+                row |= {"configuration": f"trials/{run.id}/config.json"}
+                row |= {"config_hash": run.provenance.get("config_hash"), "commit": (git.get("commit") or "")[:12]}
+                rows.append(row)
+    data = pd.DataFrame(rows)
+    shown = [
+        {
+            "Row": row["row"],
+            "Configuration": row["configuration"],
+            "Hash": _word(row["config_hash"]),
+            "Seed": str(row["seed"]),
+            "Steps": whole([row["step"]]),
+            "Commit": _word(row["commit"]),
+            results.objective.label: rounded(row[results.objective.name]),
+        }
+        for row in rows
+    ]
+    note = (
+        "Each configuration is complete and holds its seed; trained again on one CPU of the same kind, with as many "
+        "threads and the same versions, it gives the same numbers bit for bit."
     )
+    words = ("Row", "Configuration", "Hash", "Commit")
+    return Table("reproduction", "Which trials stand behind each row", data, pd.DataFrame(shown), words, notes=(note,))
 
 
 def provenance(results: Results) -> Table:

@@ -5,9 +5,9 @@ from run_folders import FLOOR, SEEDS, distance, finals_by_hand, record, write_sw
 
 from orchestrator.runs import RunFolder
 from reports.answer import answer as answer_of
+from reports.comparison import comparison
 from reports.results import read_results
 from reports.rounding import rounded
-from reports.tables import comparison
 
 
 def test_answer_names_the_better_arm_with_both_numbers_and_the_caveat(finished: RunFolder) -> None:

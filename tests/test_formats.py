@@ -3,10 +3,10 @@ import shutil
 from pathlib import Path
 
 from orchestrator.runs import RunFolder
+from reports.comparison import comparison
 from reports.formats import latex
 from reports.html import write_report
 from reports.results import read_results
-from reports.tables import comparison
 
 
 def test_markdown_and_latex_hold_the_same_cells(finished: RunFolder) -> None:
@@ -18,7 +18,7 @@ def test_markdown_and_latex_hold_the_same_cells(finished: RunFolder) -> None:
     alignment = re.search(r"\\begin\{tabular\}\{([lr]+)\}", source)
     assert body
     assert alignment
-    plain = body[1].replace(r"\midrule" + "\n", "").replace(r"\_", "_").replace(r"$\pm$", "±")
+    plain = body[1].replace(r"\midrule" + "\n", "").replace(r"\_", "_").replace(r"\%", "%").replace(r"$\pm$", "±")
     plain = re.sub(r"\\textbf\{([^}]*)\}", r"**\1**", plain).replace(r"$\downarrow$", "↓").replace(r"$\uparrow$", "↑")
     cells = [line.removesuffix(r" \\").split(" & ") for line in plain.strip().splitlines()]
     assert cells == [pipes[0], *pipes[2:]]

@@ -1,0 +1,171 @@
+"""Rates of a sweep's arms from about 30 seconds of real, shortened trials, as many at once as will run at once."""
+
+import contextlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aiqn_core.config import ConfigError, Problem, TrainConfig
+from orchestrator.plan import MIRRORED, Rates, line_through, room
+from orchestrator.runs import RunFolder
+from orchestrator.sections import Arm, Sweep
+from orchestrator.space import Number, apply, variations
+from orchestrator.trial import Assignment, run_trial
+
+SECONDS = 30.0
+KINDS = 4  # configurations of each arm that are tried
+FEW = 32  # samples of the small evaluation
+REFERENCE = 512  # real images at most: features of thousands would take the whole time
+HANDOVER = 0.25  # seconds between two trials of a worker, as seen on two cores
+
+
+def calibrate(sweep: Sweep, seconds: float = SECONDS) -> dict[str, Rates]:
+    """The rates of each arm on this machine; raises ConfigError where a trial needs a GPU and there is none.
+
+    Trials at once compete for memory, caches and clock, so as many are measured at once as one GPU, or the CPU, holds.
+    """
+    slots, _ = room(sweep, 1 if sweep.resources.gpu else None)
+    if sweep.resources.gpu and not _gpu_here():
+        message = f"saw {sweep.resources.gpu:g}, but this machine has no GPU to calibrate on; plan with --from RUN"
+        raise ConfigError([Problem("resources.gpu", message)])
+    work = {name: [config.to_dict() for config in kinds(arm)] for name, arm in sweep.arms.items()}
+    order = {"work": work, "seconds": seconds, "threads": max(1, int(sweep.resources.cpu))}
+    command = [sys.executable, "-m", "orchestrator.calibration"]
+    workers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(slots)
+    ]
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(json.dumps(order))
+        worker.stdin.close()
+    answers = [json.loads(worker.stdout.read()) for worker in workers if worker.stdout is not None]
+    if any(worker.wait() for worker in workers):
+        raise RuntimeError("a calibration process failed; what it said is above")
+    return {name: _mean([Rates(**answer[name]) for answer in answers]) for name in work}
+
+
+def _gpu_here() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def kinds(arm: Arm) -> list[TrainConfig]:
+    """At most KINDS configurations of an arm that differ in what costs time: model, batch, optimiser."""
+    found: dict[str, TrainConfig] = {}
+    for params in variations(arm.space, _middle):
+        config = TrainConfig.from_dict(apply(arm.base, params))
+        found.setdefault(repr((config.model, config.train.batch_size, config.optimizer.name)), config)
+    configs = list(found.values())
+    if len(configs) <= KINDS:
+        return configs
+    return [configs[round(i * (len(configs) - 1) / (KINDS - 1))] for i in range(KINDS)]
+
+
+def _middle(number: Number) -> list[float]:
+    """The middle of a range, so that nothing diverges at an end; of whole numbers and steps both ends."""
+    if number.integer or number.step is not None:
+        return number.ends()
+    return [(number.low * number.high) ** 0.5 if number.log else (number.low + number.high) / 2]
+
+
+def _mean(rates: Sequence[Rates]) -> Rates:
+    def mean(values: Sequence[Any]) -> float | None:
+        return None if None in values else statistics.fmean(values)
+
+    return Rates(*(mean(values) for values in zip(*(vars(one).values() for one in rates), strict=True)))  # type: ignore[arg-type]
+
+
+# ---- in the worker's process --------------------------------------------------------------------------------------
+
+
+def measure(configs: Sequence[TrainConfig], seconds: float, threads: int) -> Rates:
+    """The mean rates of some configurations of one arm, in about so many seconds."""
+    found = []
+    for config in configs:
+        with contextlib.suppress(ArithmeticError):  # diverged: another configuration will do
+            found.append(_measure_one(config, seconds / len(configs), threads))
+    if not found:
+        raise ArithmeticError(f"all of {len(configs)} configurations diverged within seconds")
+    return _mean(found)
+
+
+def _measure_one(config: TrainConfig, seconds: float, threads: int) -> Rates:
+    """A few steps and samples to warm up, then two shortened trials: few samples, and as many as there is time for."""
+    _shortened(config, 2, FEW, threads)
+    first = _shortened(config, 4, FEW, threads)
+    left = max(0.0, seconds - 2 * first["wall"])
+    steps = _between(4, left * 0.4 / first["step"], config.train.steps)
+    samples = _between(2 * FEW, FEW * left * 0.4 / first["evaluation"], max(config.evaluate.samples, 2 * FEW))
+    second = _shortened(config, steps, samples, threads)
+    fixed, each = line_through(FEW, first["evaluation"], samples, second["evaluation"])
+    return Rates(
+        step=second["step"],
+        evaluation=fixed,
+        sample=each,
+        trial=second["rest"] + HANDOVER,
+        disk=second["disk"] * MIRRORED,
+        memory=float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+        gpu_memory=_gpu_memory(),
+    )
+
+
+def _between(low: int, value: float, high: int) -> int:
+    return max(low, min(int(value), high))
+
+
+def _gpu_memory() -> float | None:
+    import torch
+
+    return float(torch.cuda.max_memory_reserved()) if torch.cuda.is_available() else None
+
+
+def _shortened(config: TrainConfig, steps: int, samples: int, threads: int) -> dict[str, float]:
+    """A real trial with other numbers of steps and samples: seconds of its parts, bytes on disk."""
+    mapping = config.to_dict()
+    mapping["train"] |= {"steps": steps}
+    mapping["evaluate"] |= {"every": steps, "samples": samples, "initial": False}
+    if "splits" in mapping["evaluate"] and mapping["evaluate"]["splits"]:
+        mapping["evaluate"] |= {
+            "splits": min(mapping["evaluate"]["splits"], samples),
+            "reference": min(mapping["evaluate"]["reference"], REFERENCE),
+        }
+    with tempfile.TemporaryDirectory() as temporary:
+        run, assignment = RunFolder(Path(temporary)), Assignment("arm", "search", 0, mapping, {}, 0)
+        begin = time.perf_counter()
+        last = list(run_trial(assignment, run, threads))[-1]
+        wall = time.perf_counter() - begin
+        disk = sum(path.stat().st_size for path in run.trial(assignment.id).path.rglob("*") if path.is_file())
+    scoring = last["evaluate_seconds"]
+    training = last["seconds"] - scoring
+    return {
+        "wall": wall,
+        "step": training / steps,
+        "evaluation": scoring,
+        "rest": wall - last["seconds"],
+        "disk": float(disk),
+    }
+
+
+def main() -> None:
+    """Read the work from standard input, write rates by arm to standard output."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    order = json.loads(sys.stdin.read())
+    share = order["seconds"] / len(order["work"])
+    answer = {}
+    for arm, configs in order["work"].items():
+        rates = measure([TrainConfig.from_dict(config) for config in configs], share, order["threads"])
+        answer[arm] = vars(rates)
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,366 @@
+"""What a sweep will cost, before anything is spent: trials, steps, hours, wall clock, disk and memory.
+
+Trials and steps follow from the sweep file. Seconds and bytes follow from rates: those of a short calibration (see
+`calibration`), or those of a run that was recorded.
+"""
+
+import heapq
+import math
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_json
+from orchestrator.sections import Sweep
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one arm's trials cost, in seconds and bytes."""
+
+    step: float
+    evaluation: float  # of one evaluation, besides its samples
+    sample: float  # of one sample drawn and scored
+    trial: float  # of one trial, besides its steps and evaluations: start, checkpoints, hand-over to the next
+    disk: float
+    memory: float | None = None  # peak of one trial's process; None where it was not measured
+    gpu_memory: float | None = None
+
+    def seconds(self, steps: int, evaluations: int, samples: int) -> float:
+        """Of one trial."""
+        return self.trial + steps * self.step + evaluations * (self.evaluation + samples * self.sample)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One stage of one arm; steps, evaluations, samples (of an evaluation) and seconds are those of one trial."""
+
+    arm: str
+    stage: str
+    trials: int
+    steps: int
+    evaluations: int
+    samples: int
+    seconds: float | None = None  # None without rates
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep's cost; None stands for what is not known without rates."""
+
+    name: str
+    basis: str  # where the rates come from; "" without
+    lines: tuple[Line, ...]
+    slots: int  # trials at once
+    machine: str  # what holds them
+    cpu: float  # of each trial
+    gpu: float
+    upper_bound: bool  # a pruner will stop trials early
+    wall_seconds: float | None = None
+    disk: float | None = None
+    memory: float | None = None  # of all trials that run at once
+    gpu_memory: float | None = None  # of one trial
+
+    @property
+    def trials(self) -> int:
+        return sum(line.trials for line in self.lines)
+
+    @property
+    def steps(self) -> int:
+        return sum(line.trials * line.steps for line in self.lines)
+
+    @property
+    def trial_seconds(self) -> float | None:
+        """Seconds of all trials, one after another."""
+        seconds = [line.trials * line.seconds for line in self.lines if line.seconds is not None]
+        return sum(seconds) if len(seconds) == len(self.lines) else None
+
+    def device_hours(self, line: Line | None = None) -> float | None:
+        """GPU-hours where trials use GPUs, else core-hours; of one line, or of all."""
+        each = self.gpu or self.cpu
+        if line is None:
+            return None if self.trial_seconds is None else self.trial_seconds * each / 3600
+        return None if line.seconds is None else line.trials * line.seconds * each / 3600
+
+    @property
+    def unit(self) -> str:
+        return "GPU-hours" if self.gpu else "core-hours"
+
+
+def make_plan(sweep: Sweep, rates: Mapping[str, Rates] | None = None, basis: str = "", gpus: int | None = None) -> Plan:
+    """The plan of a sweep on this machine, or on `gpus` GPUs; `rates` by arm."""
+    lines = tuple(_line(sweep, arm, stage, rates) for arm in sweep.arms for stage in ("search", "final"))
+    lines = tuple(line for line in lines if line.trials)
+    slots, machine = room(sweep, gpus)
+    known = dict(rates or {})
+    return Plan(
+        name=sweep.name,
+        basis=basis,
+        lines=lines,
+        slots=slots,
+        machine=machine,
+        cpu=sweep.resources.cpu,
+        gpu=sweep.resources.gpu,
+        upper_bound=sweep.search.pruner["name"] != "none",
+        wall_seconds=makespan(lines, slots) if known else None,
+        disk=sum(line.trials * known[line.arm].disk for line in lines) if known else None,
+        memory=_largest([one.memory for one in known.values()], slots),
+        gpu_memory=_largest([one.gpu_memory for one in known.values()], 1),
+    )
+
+
+def _line(sweep: Sweep, arm: str, stage: str, rates: Mapping[str, Rates] | None) -> Line:
+    final = sweep.final
+    base = sweep.arms[arm].base
+    steps, settings, trials = base["train"]["steps"], dict(base["evaluate"]), sweep.search.trials
+    if stage == "final":
+        trials = final.top * len(final.seeds) if final else 0
+        steps = (final and final.steps) or steps
+        settings |= final.evaluate if final else {}
+    evaluations = math.ceil(steps / settings["every"]) + bool(settings["initial"])
+    known = None if rates is None else rates[arm].seconds(steps, evaluations, settings["samples"])
+    return Line(arm, stage, trials, steps, evaluations, settings["samples"], known)
+
+
+def room(sweep: Sweep, gpus: int | None = None) -> tuple[int, str]:
+    """How many trials run at once, and on what: on `gpus` GPUs, or else on this machine."""
+    need = sweep.resources
+    cores = len(os.sched_getaffinity(0))
+    if need.gpu:
+        count = gpus if gpus is not None else _gpus_here() or 1
+        each = math.floor(1 / need.gpu + 1e-9) if need.gpu <= 1 else 1 / need.gpu
+        return max(1, math.floor(count * each)), f"{count} GPU{'s' if count > 1 else ''}"
+    return max(1, math.floor(cores / need.cpu + 1e-9)), f"{cores} CPU core{'s' if cores > 1 else ''}"
+
+
+def _gpus_here() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _largest(values: Sequence[float | None], times: int) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) * times if known else None
+
+
+def makespan(lines: Sequence[Line], slots: int) -> float:
+    """Seconds until the last trial ends when they start as the ledger hands them out.
+
+    Search trials of the arms in turn; the finals of an arm, before all else, once its search has ended.
+    """
+    waiting = {line: line.trials for line in lines}
+    running: list[tuple[float, int, Line]] = []
+    searches = {line.arm: line.trials for line in lines if line.stage == "search"}  # not ended yet
+    clock = 0.0
+    for order in range(sum(waiting.values())):
+        while len(running) >= slots or not (ready := _ready(waiting, searches)):
+            clock, _, ended = heapq.heappop(running)
+            searches[ended.arm] -= ended.stage == "search"
+        line = ready[0]
+        waiting[line] -= 1
+        heapq.heappush(running, (clock + (line.seconds or 0.0), order, line))
+    return max((end for end, _, _ in running), default=clock)
+
+
+def _ready(waiting: Mapping[Line, int], searches: Mapping[str, int]) -> list[Line]:
+    """The stages that can start a trial, the one that comes next first."""
+    left = [line for line, count in waiting.items() if count]
+    finals = [line for line in left if line.stage == "final" and not searches.get(line.arm)]
+    search = [line for line in left if line.stage == "search"]
+    return finals + sorted(search, key=lambda line: line.trials - waiting[line])
+
+
+# ---- rates of a recorded run --------------------------------------------------------------------------------------
+
+
+def rates_of_run(run_folder: Path | str, sweep: Sweep) -> dict[str, Rates]:
+    """The rates of each arm of a sweep as an earlier run of the same models recorded them.
+
+    Raises RunFolderError where an arm has no completed trial there, or one of another model or batch size.
+    """
+    runs = [run for run in load_runs(run_folder) if run.state == "completed" and run.history]
+    handover = hand_over(runs)
+    rates = {}
+    for name, arm in sweep.arms.items():
+        own = [run for run in runs if run.arm == name]
+        if not own:
+            raise RunFolderError(f"{run_folder}: no completed trial of arm {name!r}; plan with --calibrate instead")
+        _check_same(run_folder, name, own[0].config, arm.base, {dimension.path for dimension in arm.space.dimensions})
+        rates[name] = _measured(own, handover)
+    return rates
+
+
+def _check_same(
+    run_folder: Path | str, arm: str, before: dict[str, Any], now: dict[str, Any], varied: set[str]
+) -> None:
+    for section, key in [("model", key) for key in now["model"]] + [("train", "batch_size"), ("evaluate", "size")]:
+        old, new = before[section].get(key), now[section].get(key)
+        if new is not None and old != new and f"{section}.{key}" not in varied and section not in varied:
+            raise RunFolderError(
+                f"{run_folder}: its trials of arm {arm!r} have {section}.{key} = {old!r}, this sweep {new!r}, "
+                "so their times do not carry over; plan with --calibrate instead"
+            )
+
+
+def _measured(runs: Sequence[Run], handover: float) -> Rates:
+    """Rates over completed trials of one arm."""
+    evaluations = [sum("samples" in record for record in run.history) for run in runs]
+    samples = [sum(record.get("samples", 0) for record in run.history) for run in runs]
+    last = [run.history[-1] for run in runs]
+    scoring = sum(record["evaluate_seconds"] for record in last)
+    training = sum(record["seconds"] for record in last) - scoring
+    walls = [run.status["updated"] - run.status["started"] for run in runs if run.status.get("attempts") == 1]
+    once = [record["seconds"] for run, record in zip(runs, last, strict=True) if run.status.get("attempts") == 1]
+    fixed, each = _fitted(runs) if len(set(samples)) > 1 else (0.0, scoring / max(sum(samples), 1))
+    return Rates(
+        step=training / sum(record["step"] for record in last),
+        evaluation=fixed,
+        sample=each if fixed or sum(evaluations) else 0.0,
+        trial=handover + (max(0.0, sum(walls) - sum(once)) / len(walls) if walls else 0.0),
+        disk=statistics.fmean(_size(run.folder) for run in runs[:20]) * MIRRORED,
+    )
+
+
+MIRRORED = 1.5  # MLflow keeps the grids of samples and the points once more
+
+
+def _fitted(runs: Sequence[Run]) -> tuple[float, float]:
+    """Seconds of an evaluation = fixed + each * samples, from two groups of trials with other numbers of samples."""
+    seconds: dict[int, list[float]] = {}
+    for run in runs:
+        own = [record for record in run.history if "samples" in record]
+        seconds.setdefault(own[-1]["samples"], []).append(own[-1]["evaluate_seconds"] / len(own))
+    few, many = min(seconds), max(seconds)
+    return line_through(few, statistics.fmean(seconds[few]), many, statistics.fmean(seconds[many]))
+
+
+def line_through(few: int, less: float, many: int, more: float) -> tuple[float, float]:
+    """Fixed and per-sample seconds of evaluations with `few` and `many` samples; neither is ever below 0."""
+    if many <= few or more <= less:
+        return 0.0, more / many
+    each = (more - less) / (many - few)
+    fixed = less - each * few
+    return (fixed, each) if fixed > 0 else (0.0, more / many)
+
+
+def hand_over(runs: Sequence[Run]) -> float:
+    """Median seconds from the end of a trial to the start of the next on the same worker; 0 for too few trials."""
+    starts = sorted(run.status["started"] for run in runs if "started" in run.status)
+    ends = sorted(run.status["updated"] for run in runs if "started" in run.status)
+    events = sorted([(time, 1) for time in starts] + [(time, -1) for time in ends])
+    level = slots = 0
+    for _, change in events:
+        level += change
+        slots = max(slots, level)
+    gaps = [start - end for start, end in zip(starts[slots:], ends, strict=False)]
+    return max(0.0, statistics.median(gaps)) if len(gaps) >= 5 else 0.0
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# ---- the stored plan ----------------------------------------------------------------------------------------------
+
+
+def store_plan(run: RunFolder, plan: Plan, rates: Mapping[str, Rates] | None) -> None:
+    """Keep the plan in the run folder, for the report; not once trials have started, when it would be hindsight."""
+    if any(run.trials.glob("*")):
+        return
+    content = {
+        "format": FORMAT,
+        "created": time.time(),
+        **asdict(plan),
+        "rates": {arm: asdict(one) for arm, one in (rates or {}).items()},
+    }
+    write_json(run.plan, content)
+
+
+def plan_at_start(run: RunFolder, sweep: Sweep) -> None:
+    """Store the plan of a sweep that starts, with the rates of an earlier `aiqn plan` where there was one."""
+    rates, basis = stored_rates(run, sweep)
+    store_plan(run, make_plan(sweep, rates, basis), rates)
+
+
+def stored_rates(run: RunFolder, sweep: Sweep) -> tuple[dict[str, Rates] | None, str]:
+    """The rates, and where they came from, that `aiqn plan` left in a run folder; (None, "") without."""
+    before = read_json(run.plan) or {}
+    known = before.get("rates") or {}
+    if before.get("format") != FORMAT or set(known) != set(sweep.arms):
+        return None, ""
+    return {arm: Rates(**one) for arm, one in known.items()}, before["basis"]
+
+
+def over_budget(plan: Plan, sweep: Sweep) -> list[str]:
+    """What of the plan is above the sweep's budget, in words; empty where nothing is, or nothing is known."""
+    pairs = [
+        ("gpu_hours", sweep.budget.gpu_hours, plan.device_hours() if plan.gpu else None),
+        ("hours", sweep.budget.hours, None if plan.wall_seconds is None else plan.wall_seconds / 3600),
+    ]
+    return [
+        f"planned {value:,.2f} {key.replace('gpu_', 'GPU-')}, above budget.{key} = {limit:g}"
+        for key, limit, value in pairs
+        if limit is not None and value is not None and value > limit
+    ]
+
+
+# ---- in words -----------------------------------------------------------------------------------------------------
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan as plain text."""
+    header = ["", "", "trials", "steps each", "evaluations each", "time each", plan.unit]
+    rows = [header]
+    for line in plan.lines:
+        scored = f"{line.evaluations} of {line.samples:,} samples"
+        cells = [f"{line.trials:,}", f"{line.steps:,}", scored, duration(line.seconds)]
+        rows.append([line.arm, line.stage, *cells, _hours(plan.device_hours(line))])
+    total = ["all", "", f"{plan.trials:,}", f"{plan.steps:,} in all", "", duration(plan.trial_seconds)]
+    rows.append([*total, _hours(plan.device_hours())])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    table = [
+        "  ".join(
+            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    at_once = f"{plan.slots} trial{'s' if plan.slots > 1 else ''} at once on {plan.machine}"
+    if not plan.basis:
+        return [*table, "", f"{at_once}; for hours, disk and memory add --calibrate (30 seconds) or --from RUN"]
+    bound = ", an upper bound: the pruner stops trials early" if plan.upper_bound else ""
+    lines = [*table, "", f"wall clock  {duration(plan.wall_seconds)}, {at_once}{bound}"]
+    lines.append(f"disk        {size(plan.disk)}, the copy in MLflow's store included")
+    if plan.memory is not None:
+        lines.append(f"memory      {size(plan.memory)} for the trials at once")
+    if plan.gpu_memory is not None:
+        lines.append(f"GPU memory  {size(plan.gpu_memory)} for each trial")
+    return [*lines, f"basis       {plan.basis}"]
+
+
+def duration(seconds: float | None) -> str:
+    """ "4.2 s", "53 min", "7.5 h", "12 days"."""
+    if seconds is None:
+        return "?"
+    for limit, unit, word in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.3g} {word}"
+    return f"{seconds / 86_400:,.1f} days"
+
+
+def size(number: float | None) -> str:
+    """Bytes in a unit that suits them."""
+    if number is None:
+        return "?"
+    for unit, word in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if number >= unit:
+            return f"{number / unit:.3g} {word}"
+    return f"{number / 1e3:.3g} kB"
+
+
+def _hours(hours: float | None) -> str:
+    return "?" if hours is None else f"{hours:,.2f}"

@@ -1,0 +1,226 @@
+"""The table that answers the question: each arm's best search trial and its finals, and the paper's numbers."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from orchestrator.runs import Run
+from reports.answer import answer
+from reports.results import (
+    STAGES,
+    Results,
+    Summary,
+    active_seconds,
+    chosen_finals,
+    device_hours,
+    differing_protocols,
+    finite,
+    last_record,
+    ranked,
+    summarise,
+    untrained,
+    values_of,
+)
+from reports.rounding import MISSING, configuration, plus_minus, rounded, seconds, whole
+from reports.tables import Table
+
+CONFIDENCE = 0.95
+
+
+def comparison(results: Results) -> Table:
+    """Table 1 of the sweep: a row for each arm, search and final values in columns of their own."""
+    rows, shown, notes = [], [], []
+    objective, leader = results.objective, answer(results).leader
+    search_samples = {
+        last_record(runs[0], objective.name).get("samples") for arm in results.arms if (runs := ranked(results, arm))
+    }
+    search_column = f"Search best {objective.label} ({whole(search_samples)} samples)"
+    for arm in results.arms:
+        best, finals = next(iter(ranked(results, arm)), None), chosen_finals(results, arm)
+        row = _comparison_row(results, arm, best, finals)
+        rows.append(row)
+        summaries = {metric: summarise(values_of(finals, metric.name)) for metric in results.metrics}
+        source = next((run for run in results.of(arm, "search") if finals and run.number == finals[0].source), None)
+        shown.append(
+            {
+                "Arm": arm,
+                search_column: rounded(row["search_value"]),
+                f"Final {objective.label}": plus_minus(summaries[objective]),
+                "95 % interval": _interval_text(summaries[objective]),
+                **{f"Final {metric.label}": plus_minus(summaries[metric]) for metric in results.metrics[1:]},
+                f"Untrained {objective.name}": _untrained_text(row),
+                "Seeds": f"{len(finals)} of {results.seeds}" if results.top else MISSING,
+                "Steps": whole(last_record(run, objective.name).get("step") for run in finals),
+                "Samples": whole(last_record(run, objective.name).get("samples") for run in finals),
+                "Reference": whole((run.provenance.get("protocol") or {}).get("reference") for run in finals),
+                "Time per final": seconds(row["final_seconds"]),
+                results.hours_unit: rounded(row["hours"], 3),
+                "Configuration": _configuration_line(best, source),
+            }
+        )
+        if best and source and best.number != source.number:
+            notes.append(f"{arm}: {source.id} did better over its seeds than {best.id}, which led the search.")
+    untrained_column = f"Untrained {objective.name}"
+    if all(row[untrained_column] == MISSING for row in shown):  # scored only where evaluate.initial asks for it
+        shown = [{key: text for key, text in row.items() if key != untrained_column} for row in shown]
+    for stage in STAGES:
+        for key, values in differing_protocols(results, stage).items():
+            listed = ", ".join(sorted(map(str, values)))
+            notes.append(
+                f"Caution: {key} is not the same in all {stage} trials ({listed}); such values do not compare."
+            )
+    if results.top > 1:
+        notes.append(
+            f"Finals: the best of {results.top} configurations of each arm by their mean, which is a little optimistic."
+        )
+    notes.append(
+        "Search and final values are in separate columns: they can differ in steps and in the number of samples."
+    )
+    notes.append(
+        f"± is the sample standard deviation over seeds, rounded up; the interval is that of the mean (Student's t). "
+        f"{results.hours_unit}: search and finals together." + (" Bold: better, as tested below." if leader else "")
+    )
+    title = "Each arm's best search trial, and its finals as mean ± s.d. over seeds"
+    return Table(
+        "comparison",
+        title,
+        pd.DataFrame(rows),
+        pd.DataFrame(shown),
+        ("Arm", "Configuration"),
+        "Configuration",
+        tuple(notes),
+        frozenset({(results.arms.index(leader), f"Final {objective.label}")} if leader else ()),
+    )
+
+
+def _comparison_row(results: Results, arm: str, best: Run | None, finals: list[Run]) -> dict[str, Any]:
+    name = results.objective.name
+    record = last_record(best, name) if best else {}
+    row: dict[str, Any] = {
+        "arm": arm,
+        "search_trial": best.id if best else None,
+        "search_value": finite(record.get(name)),
+        "search_step": record.get("step"),
+        "search_samples": record.get("samples"),
+        "search_params": configuration(best.params) if best else None,
+        "final_source": finals[0].source if finals else None,
+        "final_seeds": len(finals),
+    }
+    for metric in results.metrics:
+        summary = summarise(values_of(finals, metric.name))
+        for part in ("mean", "deviation", "low", "high", "seeds"):
+            row[f"final_{metric.name}_{part}"] = getattr(summary, part) if summary else None
+    low, high = interval(summarise(values_of(finals, name)))
+    row |= {f"final_{name}_interval_low": low, f"final_{name}_interval_high": high}
+    last = [last_record(run, name) for run in finals]
+    for key in ("step", "samples"):
+        row[f"final_{key}"] = (
+            " ".join(str(v) for v in sorted({record[key] for record in last if key in record})) or None
+        )
+    # The untrained model is scored where the finals are; the search's own value stands in, with its own sample count.
+    measured = finals if untrained(finals, name) else [best] if best else []
+    start = summarise(untrained(measured, name))
+    row |= {
+        "untrained_mean": start.mean if start else None,
+        "untrained_deviation": start.deviation if start else None,
+        "untrained_count": start.seeds if start else 0,
+        "untrained_samples": measured[0].history[0].get("samples") if start else None,
+        "final_seconds": statistics.fmean(map(active_seconds, finals)) if finals else None,
+        "hours": device_hours(results, sum(active_seconds(run) for run in results.runs if run.arm == arm)),
+        "hours_unit": results.hours_unit,
+    }
+    return row
+
+
+def interval(summary: Summary | None) -> tuple[float | None, float | None]:
+    """Student's confidence interval of a mean over seeds; (None, None) for fewer than two."""
+    from scipy import stats
+
+    if summary is None or summary.deviation is None:
+        return None, None
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, summary.seeds - 1)) * summary.deviation / math.sqrt(summary.seeds)
+    return summary.mean - reach, summary.mean + reach
+
+
+def _interval_text(summary: Summary | None) -> str:
+    low, high = interval(summary)
+    return MISSING if low is None else f"{rounded(low)} to {rounded(high)}"
+
+
+def _untrained_text(row: dict[str, Any]) -> str:
+    if row["untrained_mean"] is None:
+        return MISSING
+    summary = Summary(row["untrained_mean"], row["untrained_deviation"], math.nan, math.nan, row["untrained_count"])
+    other = str(row["untrained_samples"]) != str(row["final_samples"])
+    return plus_minus(summary) + (
+        f" ({row['untrained_samples']:,} samples)" if other and row["untrained_samples"] else ""
+    )
+
+
+def _configuration_line(best: Run | None, source: Run | None) -> str:
+    run = source or best
+    return f"{run.id}: {configuration(run.params)}" if run else "no completed search trial"
+
+
+class Published(NamedTuple):
+    """Two numbers of the paper."""
+
+    inception: float
+    fid: float
+
+
+# Table 1 of the paper, and section 4.2 for the small PixelCNN on ImageNet: (data, model, blocks, conditional).
+PAPER = {
+    ("cifar10", "pixelcnn", 15, False): Published(4.60, 65.93),
+    ("cifar10", "pixeliqn", 15, False): Published(5.29, 49.46),
+    ("imagenet32", "pixelcnn", 20, False): Published(7.16, 40.51),
+    ("imagenet32", "pixeliqn", 20, False): Published(8.68, 26.56),
+    ("imagenet32", "pixelcnn", 15, False): Published(5.1, 66.4),
+    ("imagenet32", "pixeliqn", 15, False): Published(7.29, 37.62),
+    ("imagenet32", "pixelcnn", 20, True): Published(8.33, 33.27),
+    ("imagenet32", "pixeliqn", 20, True): Published(10.18, 22.99),
+}
+PAPER_PLANES = {15: 128, 20: 256}
+PAPER_SAMPLES = PAPER_REFERENCE = 10_000
+
+
+def published(results: Results) -> Table:
+    """The paper's numbers beside ours for the arms whose data, model and protocol are the paper's; else empty."""
+    rows, shown = [], []
+    for arm in results.arms:
+        finals = chosen_finals(results, arm)
+        scores = papers(results.data.get(arm, ""), finals)
+        if scores is None:
+            continue
+        fid, score = (summarise(values_of(finals, name)) for name in ("fid", "is_mean"))
+        rows.append({"arm": arm, "fid": fid and fid.mean, "paper_fid": scores.fid})
+        rows[-1] |= {"is_mean": score and score.mean, "paper_is": scores.inception}
+        text = {"Arm": arm, "FID ↓ (ours)": plus_minus(fid), "FID ↓ (paper)": f"{scores.fid:g}"}
+        text |= {"IS ↑ (ours)": plus_minus(score), "IS ↑ (paper)": f"{scores.inception:g}"}
+        shown.append(text | {"Steps (ours)": whole(last_record(run, "fid").get("step") for run in finals)})
+    notes = (
+        "The paper's Table 1: one run each, 300K steps on CIFAR-10, 400K on small ImageNet; FID of 10,000 samples "
+        "against 10,000 training images, as ours. It does not say how the Inception score was split.",
+    )
+    return Table(
+        "published", "Beside the paper", pd.DataFrame(rows), pd.DataFrame(shown), ("Arm",), notes=notes if rows else ()
+    )
+
+
+def papers(data: str, finals: Sequence[Run]) -> Published | None:
+    """The paper's numbers of these finals; None where anything that decides them differs."""
+    found = set()
+    for run in finals:
+        model, record = run.config.get("model") or {}, last_record(run, "fid")
+        same = (
+            bool(record)
+            and record.get("samples") == PAPER_SAMPLES
+            and (run.provenance.get("protocol") or {}).get("reference") == PAPER_REFERENCE
+            and model.get("planes") == PAPER_PLANES.get(model.get("layers", 0))
+        )
+        key = (data, str(model.get("name")), model.get("layers", 0), bool(model.get("conditional")))
+        found.add(PAPER.get(key) if same else None)
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,79 @@
+import json
+
+import numpy as np
+import pytest
+from run_folders import csv_rows, finals_by_hand, record, write_trial
+from scipy import stats
+
+from orchestrator.runs import write_json
+from reports.comparison import comparison, published
+from reports.results import read_results
+
+
+@pytest.mark.parametrize("arm", ["pixelcnn", "pixeliqn"])
+def test_the_interval_is_students(finished, arm):
+    row = next(row for row in csv_rows(finished.report / "comparison.csv") if row["arm"] == arm)
+    values = np.array(finals_by_hand(finished, arm, "fd_lite0"))
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
+    assert float(row["final_fd_lite0_interval_low"]) == pytest.approx(low)
+    assert float(row["final_fd_lite0_interval_high"]) == pytest.approx(high)
+
+
+def test_one_seed_has_no_interval(folder):
+    for arm in ("pixelcnn", "pixeliqn"):
+        (folder.trial(f"{arm}-final-1").status).write_text('{"state": "failed"}')
+    shown = comparison(read_results(folder.path)).shown
+    assert shown["95 % interval"].tolist() == ["—", "—"]
+
+
+def test_hours_count_what_a_trial_holds(folder):
+    seconds = sum(
+        json.loads(path.read_text().splitlines()[-1])["seconds"]
+        for path in folder.trials.glob("pixelcnn-*/metrics.jsonl")
+    )
+    for resources, unit, hours in (
+        ({"cpu": 2, "gpu": 0}, "Core-hours", seconds / 1800),
+        ({"cpu": 2, "gpu": 0.5}, "GPU-hours", seconds / 7200),
+    ):
+        content = json.loads(folder.sweep_json.read_text())
+        content["sweep"]["resources"] = resources
+        write_json(folder.sweep_json, content)
+        table = comparison(read_results(folder.path))
+        assert unit in table.shown
+        assert table.data["hours"].iloc[0] == pytest.approx(hours)
+
+
+def paper_run(folder, *, data="cifar10", samples=10_000, reference=10_000, planes=128, metric="fid"):
+    """Finals of pixelcnn as the paper's small model on CIFAR-10 would leave them, but for what is given."""
+    content = json.loads(folder.sweep_json.read_text())
+    content["sweep"]["arms"]["pixelcnn"]["data"] = {"name": data}
+    write_json(folder.sweep_json, content)
+    for seed in (0, 1):
+        scores = {metric: 66.0 + seed, "is_mean": 4.5}
+        history = [{**record("pixelcnn", 4, 300, samples), **scores}]
+        write_trial(folder, "pixelcnn", "final", seed, history, seed=seed, source=4)
+        path = folder.trial(f"pixelcnn-final-{seed}").config
+        config = json.loads(path.read_text())
+        config["config"] = {"model": {"name": "pixelcnn", "layers": 15, "planes": planes}}
+        config["provenance"]["protocol"]["reference"] = reference
+        write_json(path, config)
+
+
+def test_the_papers_numbers_stand_beside_ours_where_data_model_and_protocol_match(folder):
+    for path in folder.trials.glob("pixelcnn-final-*/metrics.jsonl"):
+        path.unlink()
+    paper_run(folder)
+    (row,) = published(read_results(folder.path)).data.to_dict(orient="records")
+    assert row == {"arm": "pixelcnn", "fid": 66.5, "paper_fid": 65.93, "is_mean": 4.5, "paper_is": 4.6}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data": "digits"}, {"samples": 2500}, {"reference": 5000}, {"planes": 64}, {"metric": "fd_lite0"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_and_nowhere_else(folder, change):
+    for path in folder.trials.glob("pixelcnn-final-*/metrics.jsonl"):
+        path.unlink()
+    paper_run(folder, **change)
+    assert published(read_results(folder.path)).shown.empty
