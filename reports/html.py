@@ -14,10 +14,10 @@ from orchestrator.runs import Run, RunFolder, TrialFolder, write_bytes
 from reports import tables
 from reports.answer import answer
 from reports.comparison import comparison, published
+from reports.coordinates import parallel_figures
 from reports.curves import learning_figures
 from reports.figures import GRID, INK, MUTED, PAPER, color
 from reports.formats import to_markdown, write_table
-from reports.coordinates import parallel_figures
 from reports.results import STAGES, Results, last_record, read_results, shown_run
 from reports.rounding import plural, whole
 from reports.search_figures import effect_figures, search_figures
