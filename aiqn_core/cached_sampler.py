@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aiqn_core.layers import GatedBlock, MaskedConv, Streams, colour_groups, gate
-from aiqn_core.models import PixelCNN, PixelIQN, to_unit
+from aiqn_core.levels import to_unit
+from aiqn_core.models import PixelCNN, PixelIQN
 
 
 class _ColourPart(NamedTuple):

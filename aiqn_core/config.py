@@ -65,26 +65,37 @@ class DataConfig:
     path: str | None = None
 
 
+_VAE_DEFAULTS = {"layers": 4, "planes": 64, "kernel": 5, "latent": 32}
 _PIXEL_DEFAULTS = {"layers": 4, "planes": 32, "kernel": 5, "skip_planes": 128, "out_hidden": 0, "tau_mode": "causal"}
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "pixelcnn": _PIXEL_DEFAULTS,
     "pixeliqn": _PIXEL_DEFAULTS,
     "made": {"hidden": (64, 64), "components": 8},
     "aiqn": {"hidden": (64, 64), "tau_mode": "local", "dependence": "autoregressive"},
+    "vae": {**_VAE_DEFAULTS, "latent_variance": 1.0, "kl_weight": 2.0},
+    "aiqn_vae": {
+        **_VAE_DEFAULTS,
+        "latent_variance": 0.1,
+        "kl_weight": 0.5,
+        "hidden": (512, 512, 512),
+        "tau_mode": "causal",
+        "detach": True,
+    },
 }
 VECTOR_MODELS = ("made", "aiqn")
-LIKELIHOODS = ("pixelcnn", "made")  # trained by likelihood: no kappa
+PIXEL_MODELS = ("pixelcnn", "pixeliqn")  # one sub-pixel after the other: inpainting, and classes
+LIKELIHOODS = ("pixelcnn", "made", "vae")  # trained by likelihood, or a bound of it: no kappa
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A model by name with its own sizes; those of another model are refused.
 
-    Of images: the gated PixelCNN trunk with one of two heads (paper section 4; sizes in its appendix). Of vectors:
-    masked fully connected layers (sections 3 and "AIQN-VAE").
+    Of images: the gated PixelCNN trunk with one of two heads (paper section 4; sizes in its appendix), or a VAE, whose
+    `layers` convolutions have `planes`, twice as many, ... Of vectors: masked fully connected layers (section 3).
     """
 
-    name: Literal["pixelcnn", "pixeliqn", "made", "aiqn"] = "pixeliqn"
+    name: Literal["pixelcnn", "pixeliqn", "made", "aiqn", "vae", "aiqn_vae"] = "pixeliqn"
     layers: Count | None = None
     planes: Annotated[int, Range(low=3)] | None = None  # at least one plane for each colour
     kernel: Annotated[int, Range(low=3)] | None = None
@@ -95,11 +106,16 @@ class ModelConfig:
     hidden: tuple[Count, ...] | None = None  # width of each fully connected layer
     dependence: Literal["autoregressive", "independent", "shared"] | None = None  # the last two: naive, section 3
     components: Count | None = None  # Gaussians in the mixture that is one dimension's conditional density
+    latent: Count | None = None  # dimensions of a VAE's code
+    latent_variance: Positive | None = None  # of the noise in a VAE's code, in units of what the encoder says
+    kl_weight: NonNegative | None = None  # against the squared error of an image in [-1, 1]
+    detach: bool | None = None  # whether the quantile loss leaves the encoder alone
 
     def __post_init__(self) -> None:
         own = MODEL_DEFAULTS[self.name]
-        if self.conditional and self.name in VECTOR_MODELS:
-            raise ConfigError([Problem("conditional", f"saw true, but {self.name} models vectors without labels")])
+        if self.conditional and self.name not in PIXEL_MODELS:
+            message = f"saw true, but {self.name} has no labels; those that can: {', '.join(PIXEL_MODELS)}"
+            raise ConfigError([Problem("conditional", message)])
         for f in dataclasses.fields(self)[1:]:
             value = getattr(self, f.name)
             if value is not None and f.name not in own and f.name != "conditional":
@@ -109,10 +125,11 @@ class ModelConfig:
                 object.__setattr__(self, f.name, own[f.name])  # so that the recorded configuration is complete
         if self.kernel is not None and self.kernel % 2 == 0:
             raise ConfigError([Problem("kernel", f"saw {self.kernel}, expected an odd integer")])
-        if self.name == "aiqn" and self.tau_mode not in (
-            valid := ("causal", "local") if self.dependence == "autoregressive" else ("local",)
-        ):
-            message = f"saw {self.tau_mode!r}; valid for aiqn, {self.dependence}: {', '.join(valid)}"
+        of_vectors = self.name in ("aiqn", "aiqn_vae")
+        naive = self.dependence in ("independent", "shared")
+        if of_vectors and self.tau_mode not in (valid := ("local",) if naive else ("causal", "local")):
+            which = f"{self.name}, {self.dependence}" if self.dependence else self.name
+            message = f"saw {self.tau_mode!r}; valid for {which}: {', '.join(valid)}"
             raise ConfigError([Problem("tau_mode", message)])
 
     @classmethod
@@ -323,8 +340,14 @@ class TrainConfig:
             return ("energy_distance", "wasserstein1_mean", "loss", *(("test_nll",) if likelihood else ()))
         assert self.evaluate.features is not None  # completed for images
         names = score_names(self.evaluate.features)
-        scores = (names.distance, f"{names.score}_mean", f"{names.score}_std", names.kernel)
-        return (*scores, "loss", *(("bits_per_dim",) if likelihood else ()))
+        scores = (names.distance, f"{names.score}_mean", f"{names.score}_std", names.kernel, "loss")
+        codes = (f"reconstruction_{names.distance}", "squared_error", "kl")
+        also: dict[str, tuple[str, ...]] = {
+            "pixelcnn": ("bits_per_dim",),
+            "vae": codes,
+            "aiqn_vae": (f"prior_{names.distance}", *codes),
+        }
+        return (*scores, *also.get(self.model.name, ()))
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Self:

@@ -7,7 +7,13 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor
 
-from aiqn_core.models import PixelCNN, PixelIQN, nearest_level, to_unit
+from aiqn_core.config import score_names
+from aiqn_core.features import Extractor
+from aiqn_core.levels import nearest_level, to_unit
+from aiqn_core.models import PixelCNN, PixelIQN
+from aiqn_core.reference import Reference
+from aiqn_core.scores import frechet_to_reference
+from aiqn_core.vae import AIQNVAE, VAE, divergence, sample_codes
 
 CALIBRATION_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -158,6 +164,40 @@ def crossing_rate(
         flat = raster(tau).scatter(1, index[:, None], level)
         ends.append(raster(model(x, unraster(flat, image.shape), label)).gather(1, index[:, None]))
     return float((ends[1] < ends[0]).double().mean())
+
+
+@torch.inference_mode()
+def code_scores(
+    model: VAE,
+    test: UInt8[Tensor, "image channel height width"],
+    tau: Float[Tensor, "sample latent"],
+    extractor: Extractor,
+    reference: Reference,
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """What a VAE does besides sampling: how well held-out images survive the code, and what its prior alone gives.
+
+    `squared_error` is the mean per sub-pixel in units of [0, 1], `kl` the mean in nats per image,
+    `reconstruction_fd_...` the distance of decoded means: what samples would reach whose codes are drawn perfectly.
+    `prior_fd_...` is that of samples at the same tau with codes from N(0, 1), where those of the model are not.
+    """
+    device, name = next(model.parameters()).device, score_names(extractor.name).distance
+    decoded: list[Tensor] = []
+    error = kl = 0.0
+    for batch in torch.split(test, batch_size):
+        x = model.scaled(batch.to(device))
+        code = model.encode(x)
+        y = model.decode(code.mean)
+        error += float((y - x).square().sum()) / 4
+        kl += float(divergence(code).sum())
+        decoded.append(nearest_level((y + 1) / 2).cpu())
+    scores = {"squared_error": error / test.numel(), "kl": kl / len(test)}
+    pictures = {"reconstruction": torch.cat(decoded)}
+    if isinstance(model, AIQNVAE):
+        pictures["prior"] = sample_codes(model, len(tau), tau=tau, prior=True).cpu()
+    for key, images in pictures.items():
+        scores[f"{key}_{name}"] = frechet_to_reference(extractor(images).pooled, reference)
+    return scores
 
 
 def unraster(flat: Float[Tensor, "batch subpixel"], shape: torch.Size) -> Float[Tensor, "batch channel height width"]:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from aiqn_core.config import KAPPA, VECTOR_MODELS, ModelConfig
 from aiqn_core.layers import GatedBlock, MaskedConv, Streams, TauMode, colour_groups, convolve
+from aiqn_core.levels import LEVELS, nearest_level, softmax_icdf, to_unit
 from aiqn_core.losses import categorical_nll, huber_quantile_loss
+from aiqn_core.vae import AIQNVAE, VAE
 from aiqn_core.vectors import AIQN, MADE
 
-LEVELS = 256
-
-Model: TypeAlias = "PixelCNN | PixelIQN | MADE | AIQN"
+ImageModel: TypeAlias = "PixelCNN | PixelIQN | VAE | AIQNVAE"
+Model: TypeAlias = "ImageModel | MADE | AIQN"
 
 
 def build_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int = 0) -> Model:
@@ -34,8 +35,15 @@ def build_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int = 
         raise ValueError(
             f"conditional: saw true with {num_classes} classes; use data that has labels, or set conditional to false"
         )
+    if config.name in ("vae", "aiqn_vae"):
+        return (AIQNVAE if config.name == "aiqn_vae" else VAE)(config, shape)
     models: dict[str, type[PixelCNN | PixelIQN]] = {"pixelcnn": PixelCNN, "pixeliqn": PixelIQN}
     return models[config.name](config, shape, num_classes if config.conditional else 0)
+
+
+def tau_shape(config: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one example's quantile levels: one for each value of its code where it has one, else of itself."""
+    return shape if config.latent is None else (config.latent,)
 
 
 class GatedNetwork(nn.Module):
@@ -202,24 +210,3 @@ class PixelIQN(nn.Module):
     ) -> UInt8[Tensor, "batch channel height width"]:
         """The levels nearest to the quantiles that `forward` gave at tau."""
         return nearest_level(output)
-
-
-def to_unit(image: UInt8[Tensor, "*shape"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
-    """Levels 0..255 as values in [0, 1]."""
-    return image.to(dtype) / (LEVELS - 1)
-
-
-def nearest_level(value: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """The level nearest to a value in [0, 1]; values outside go to 0 or 255."""
-    # Rounded, not truncated: 0.9999 is 255. Contexts in training are on this grid, so those in sampling must be too.
-    return (value.clamp(0, 1) * (LEVELS - 1)).round().to(torch.uint8)
-
-
-def softmax_icdf(logits: Float[Tensor, "*shape levels"], tau: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """The smallest level whose cumulative probability exceeds tau; tau = 1 is the last level with any probability."""
-    weight = (logits - logits.amax(-1, keepdim=True)).exp().double()
-    cumulative = weight.cumsum(-1)
-    # Compare below the computed total rather than 1: rounding must not select a level that has no probability.
-    total = cumulative[..., -1]
-    threshold = torch.minimum(tau.double() * total, torch.nextafter(total, torch.zeros_like(total)))
-    return (cumulative <= threshold[..., None]).sum(-1).to(torch.uint8)

@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from aiqn_core.cached_sampler import CachedSampler, RowSampler, update
-from aiqn_core.models import GatedNetwork, PixelCNN, PixelIQN, to_unit
+from aiqn_core.levels import to_unit
+from aiqn_core.models import GatedNetwork, ImageModel, PixelCNN, PixelIQN
+from aiqn_core.vae import VAE, sample_codes
 
 Method = Literal["cached", "row", "jacobi", "naive"]
 Sampler = type["CachedSampler"] | type["RowSampler"] | type["JacobiSampler"] | type["NaiveSampler"]
@@ -16,10 +18,10 @@ MEMORY_BYTES = {"cpu": 2**30, "cuda": 2**32}  # of caches or activations, which 
 
 
 def sample(
-    model: PixelCNN | PixelIQN,
+    model: ImageModel,
     count: int,
     *,
-    tau: Float[Tensor, "count channel height width"] | None = None,
+    tau: Float[Tensor, "count *shape"] | None = None,
     label: Int[Tensor, " count"] | None = None,
     generator: torch.Generator | None = None,
     known: UInt8[Tensor, "count channel height width"] | None = None,
@@ -32,10 +34,16 @@ def sample(
     Inpainting: where `mask` is true the pixel is that of `known`, and sub-pixels after it are conditioned on it (those
     before it cannot be). All methods give the same images up to rounding, and in float64 the same bits: "naive" runs
     a full forward for each sub-pixel, "jacobi" on all of them until none changes (Song et al. 2021), "row" does so row
-    by row, with the vertical stack computed once, and "cached" computes everything once.
+    by row, with the vertical stack computed once, and "cached" computes everything once. A VAE has a tau for each
+    value of its code; with neither labels nor an order of pixels, it takes nothing else.
 
     Raises ValueError where an argument does not fit the model or the count.
     """
+    if isinstance(model, VAE):
+        for name, value in {"label": label, "known": known, "mask": mask}.items():
+            if value is not None:
+                raise ValueError(f"{name}: seen, but a VAE draws whole images from codes; leave it out")
+        return sample_codes(model, count, tau=tau, generator=generator)
     shape = (count, *model.network.image_shape)
     _check(model, shape, tau, label, known, mask, method, batch_size)
     weight = model.network.head.weight

@@ -17,16 +17,17 @@ from torch import Tensor
 
 from aiqn_core.config import EvaluateConfig, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from aiqn_core.data import GRID, ImageData, VectorData, load_data, load_vectors
-from aiqn_core.diagnostics import calibration
+from aiqn_core.diagnostics import calibration, code_scores
 from aiqn_core.distances import energy_distance, mean_distance, wasserstein1
 from aiqn_core.features import Lite0
 from aiqn_core.losses import bits_per_dim
-from aiqn_core.models import Model, PixelCNN, PixelIQN, build_model
+from aiqn_core.models import ImageModel, Model, PixelCNN, PixelIQN, build_model, tau_shape
 from aiqn_core.parallel import ALONE, Workers, find_meeting, joined
 from aiqn_core.reference import cached_reference
 from aiqn_core.rmsprop_tf import RMSpropTF
 from aiqn_core.sampling import sample
 from aiqn_core.scores import evaluate_images
+from aiqn_core.vae import VAE
 from aiqn_core.vectors import AIQN, MADE, sample_vectors
 
 CHECKPOINT_FORMAT = 1
@@ -148,7 +149,7 @@ def train_step(
     rows = workers.rows(size)  # of a batch that every worker draws whole, so that it is the same for any number of them
     index = torch.randint(len(examples), (size,), generator=generator, device=examples.device)[rows]
     batch = examples[index]
-    tau = draw_tau(config.loss.tau_sampling, torch.Size((size, *batch.shape[1:])), generator)[rows]
+    tau = draw_tau(config.loss.tau_sampling, (size, *tau_shape(config.model, batch.shape[1:])), generator)[rows]
     label = labels[index] if labels is not None else None
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config.optimizer.lr, config.schedule, state.step, config.train.steps)
@@ -164,9 +165,7 @@ def train_step(
     losses.append(loss)
 
 
-def draw_tau(
-    sampling: str | None, shape: torch.Size, generator: torch.Generator
-) -> Float[Tensor, "batch channel height width"]:
+def draw_tau(sampling: str | None, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "batch *shape"]:
     """Quantile levels of a batch, uniform at each place and independent of the images, however they are paired."""
     tau = torch.rand(shape, generator=generator, device=generator.device)
     if sampling == "stratified":
@@ -227,8 +226,15 @@ def ema_weight(config: LoopConfig, step: int) -> float:
 
 @torch.no_grad()
 def update_ema(ema: torch.nn.Module, model: torch.nn.Module, weight: float) -> None:
-    """ema <- weight * ema + (1 - weight) * model, for every parameter (Polyak & Juditsky; paper appendix)."""
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - weight)
+    """ema <- weight * ema + (1 - weight) * model, for every parameter (Polyak & Juditsky; paper appendix).
+
+    Running statistics, which averaged weights rely on, are averaged with them.
+    """
+    averaged, current = (
+        [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
+        for network in (ema, model)
+    )
+    torch._foreach_lerp_(averaged, current, 1 - weight)
 
 
 def evaluate(
@@ -242,9 +248,9 @@ def evaluate(
     """
     if isinstance(data, VectorData):
         assert isinstance(model, AIQN | MADE)  # TrainConfig refuses other pairs
-        scores, samples = _evaluate_vectors(model, config.evaluate, data, workers)
+        scores, samples = _evaluate_vectors(model, config, data, workers)
     else:
-        assert isinstance(model, PixelCNN | PixelIQN)
+        assert not isinstance(model, AIQN | MADE)
         scores, samples = _evaluate_images(model, config, data, workers)
     for name, value in scores.items():
         if not math.isfinite(value):
@@ -253,12 +259,12 @@ def evaluate(
 
 
 def _evaluate_images(
-    model: PixelCNN | PixelIQN, config: TrainConfig, data: ImageData, workers: Workers
+    model: ImageModel, config: TrainConfig, data: ImageData, workers: Workers
 ) -> tuple[dict[str, float], UInt8[Tensor, "image channel height width"]]:
     settings, device = config.evaluate, next(model.parameters()).device
     assert settings.splits is not None  # completed by TrainConfig
     assert settings.extrapolate is not None
-    tau, label = evaluation_draws(settings, data, config.model.conditional)
+    tau, label = evaluation_draws(config, data)
     rows = workers.rows(settings.samples)
     tau, label = tau[rows].to(device), None if label is None else label[rows].to(device)
     images = workers.gather(sample(model, len(tau), tau=tau, label=label), settings.samples).cpu()
@@ -268,17 +274,21 @@ def _evaluate_images(
     reference = cached_reference(reference_images(settings, data), extractor)
     scores = evaluate_images(images, reference, extractor, settings.splits, settings.extrapolate)
     scores["samples"] = settings.samples
-    if isinstance(model, PixelCNN):
-        scores["bits_per_dim"] = bits_per_dim(test_loss(model, config, data))
-    else:
-        scores |= calibration_scores(model, config, data)
+    match model:
+        case PixelCNN():
+            scores["bits_per_dim"] = bits_per_dim(test_loss(model, config, data))
+        case PixelIQN():
+            scores |= calibration_scores(model, config, data)
+        case VAE():
+            scores |= code_scores(model, data.test[: settings.samples], tau, extractor, reference)
     return scores, images[:GRID]
 
 
 def _evaluate_vectors(
-    model: AIQN | MADE, settings: EvaluateConfig, data: VectorData, workers: Workers
+    model: AIQN | MADE, config: TrainConfig, data: VectorData, workers: Workers
 ) -> tuple[dict[str, float], Float32[Tensor, "vector dim"]]:
-    tau, _ = evaluation_draws(settings, data, conditional=False)
+    settings = config.evaluate
+    tau, _ = evaluation_draws(config, data)
     tau = tau[workers.rows(settings.samples)]
     vectors = workers.gather(sample_vectors(model, len(tau), tau=tau), settings.samples).cpu()
     if not workers.leads:
@@ -304,12 +314,14 @@ def _mean_distance(name: str, count: int) -> float:
 
 
 def evaluation_draws(
-    settings: EvaluateConfig, data: Data, conditional: bool
+    config: TrainConfig, data: Data
 ) -> tuple[Float[Tensor, "example *shape"], Int64[Tensor, " example"] | None]:
     """The quantile levels, and uniform labels of a conditional model, drawn on the CPU: equal on all machines."""
+    settings = config.evaluate
     generator = torch.Generator().manual_seed(settings.seed)
-    tau = torch.rand((settings.samples, *data.shape), generator=generator)
-    label = torch.randint(data.num_classes, (settings.samples,), generator=generator) if conditional else None
+    tau = torch.rand((settings.samples, *tau_shape(config.model, data.shape)), generator=generator)
+    classes = data.num_classes if config.model.conditional else 0
+    label = torch.randint(classes, (settings.samples,), generator=generator) if classes else None
     return tau, label
 
 
@@ -373,7 +385,7 @@ def new_state(config: TrainConfig, data: Data, device: torch.device) -> TrainSta
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build_model(config.model, data.shape, data.num_classes).to(device)
-    ema = copy.deepcopy(model).requires_grad_(False)
+    ema = copy.deepcopy(model).requires_grad_(False).eval()
     return TrainState(model, ema, build_optimizer(config.optimizer, list(model.parameters())))
 
 

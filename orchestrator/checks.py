@@ -118,6 +118,9 @@ def _config_problems(own: OwnSections, mapping: Mapping[str, Any]) -> list[Probl
         if count < own.resources.workers:
             message = f"saw {count}, expected at least one for each of resources.workers = {own.resources.workers}"
             problems.append(Problem(key, message))
+    if config.model.latent is not None and own.resources.workers > 1:
+        message = f"saw {config.model.name!r} with resources.workers = {own.resources.workers}, expected 1 worker"
+        problems.append(Problem("model.name", f"{message}: it normalises over the batch, which workers would split"))
     if (metric := own.search.objective.metric) not in config.metrics:
         message = f"saw {config.model.name!r}, which reports no {metric}; expected another search.objective.metric"
         problems.append(Problem("model.name", f"{message}; it reports: {', '.join(config.metrics)}"))

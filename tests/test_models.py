@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aiqn_core.config import ModelConfig
 from aiqn_core.diagnostics import dependency_matrix, raster
+from aiqn_core.levels import nearest_level, softmax_icdf, to_unit
 from aiqn_core.losses import categorical_nll, huber_quantile_loss
-from aiqn_core.models import PixelCNN, PixelIQN, build_model, nearest_level, softmax_icdf, to_unit
+from aiqn_core.models import PixelCNN, PixelIQN, build_model
 from aiqn_core.sampling import sample
 from aiqn_core.training import update_ema
 
