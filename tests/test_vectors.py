@@ -259,7 +259,7 @@ def test_the_protocol_tells_the_true_likelihood():
             {"model": {"name": "aiqn", "tau_mode": "causal", "dependence": "shared"}},
             "model.tau_mode: saw 'causal'; valid for aiqn, shared: local",
         ),
-        ({"model": {"name": "aiqn", "conditional": True}}, "model.conditional: saw true, but aiqn models vectors"),
+        ({"model": {"name": "aiqn", "conditional": True}}, "model.conditional: saw true, but aiqn has no labels"),
     ],
 )
 def test_what_does_not_fit_together_is_one_error(mapping, problem):
