@@ -209,10 +209,13 @@ class Ledger:
         last = record["step"] >= row.assignment.config["train"]["steps"]
         return row.assignment.stage == "search" and not last and row.trial.should_prune()
 
-    def close(self, trial: str, state: str | None = None, cause: str | None = None) -> Assignment | None:
+    def close(
+        self, trial: str, state: str | None = None, cause: str | None = None, *, node_lost: bool = False
+    ) -> Assignment | None:
         """Take a trial out of the workers' hands and tell its study, by `state` or else by its folder's status.
 
-        Returns the assignment where it is to be handed out again: its process died and retries are left.
+        Returns the assignment where it is to be handed out again: its process died and retries are left, or the
+        machine was lost with it, which costs no retry.
         """
         row, folder = self.rows[trial], self.run.trial(trial)
         status = folder.read_status()
@@ -220,6 +223,8 @@ class Ledger:
             folder.update_status(state=state, cause=cause)
         elif status.get("state") in FINISHED:
             state, cause = status["state"], status.get("cause")
+        elif node_lost:
+            return row.assignment
         elif row.retries < self.sweep.resources.retries:
             row.retries += 1
             row.trial.set_user_attr("retries", row.retries)

@@ -42,6 +42,7 @@ class Board:
     steps_done: float  # training steps since this start, of all arms
     steps_left: float
     stopping: bool = False
+    notes: tuple[str, ...] = ()  # of the cluster: nodes that are not used, why trials wait
 
 
 class View:
@@ -62,8 +63,13 @@ class Lines(View):
 
     def __init__(self) -> None:
         self.last, self.ended = 0.0, -1
+        self.notes: tuple[str, ...] = ()
 
     def update(self, board: Board) -> None:
+        for line in board.notes:
+            if line not in self.notes:
+                print(line, flush=True)
+        self.notes = board.notes
         ended = sum(tally.ended for tally in board.tallies)
         if ended == self.ended and time.monotonic() - self.last < LINE_SECONDS:
             return
@@ -97,7 +103,7 @@ def view_for(console: Console | None = None) -> View:
 
 def table(board: Board) -> Table:
     """The board as a table: a row for each stage of each arm."""
-    caption = clocks(board) + note(board)
+    caption = "\n".join((clocks(board) + note(board), *board.notes))
     drawn = Table(title=f"sweep {board.sweep}", caption=caption, title_justify="left", caption_justify="left")
     for column in ("arm", "stage"):
         drawn.add_column(column)

@@ -9,6 +9,7 @@ runs/<sweep>/
   real.png        a grid of real images, to lay beside the samples
   mlflow.db  artifacts/            default tracking store
   mirror.json     what the MLflow mirror has sent, and how far it is behind
+  cluster.json    the nodes, which of them are not used and why, and why trials wait
   control/        requests from outside, polled by the driver
   report/
 """
@@ -170,6 +171,10 @@ class RunFolder:
     @property
     def mirror(self) -> Path:
         return self.path / "mirror.json"
+
+    @property
+    def cluster(self) -> Path:
+        return self.path / "cluster.json"
 
     @property
     def control(self) -> Path:

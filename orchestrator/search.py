@@ -11,19 +11,35 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
+from orchestrator.nodes import Node, Nodes
 from orchestrator.plan import plan_at_start
-from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
+from orchestrator.preflight import Answer, Preflight, examine, probing, question
+from orchestrator.runs import (
+    FINISHED,
+    FORMAT,
+    Run,
+    RunFolder,
+    RunFolderError,
+    load_runs,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from orchestrator.sections import Sweep, differences
 from orchestrator.tracking import mirroring
-from orchestrator.trial import Assignment, run_trial
+from orchestrator.trial import WORKER_LOST, Assignment, classify, run_trial
+
+if TYPE_CHECKING:
+    from aiqn_core.parallel import Workers
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,8 +60,18 @@ import ray  # noqa: E402  (its settings are read at import)
 from ray import tune  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
+from ray.util.scheduling_strategies import (  # noqa: E402
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
-RESOURCES_SECONDS = 5.0  # how often the cluster is asked for its size
+NODES_SECONDS = 5.0  # how often the cluster is asked for its machines
+JOIN_SECONDS = 120.0  # how long a cluster is given to grow where no trial fits yet
+LOST_SECONDS = 3.0  # how long a machine is given to be known as lost, once a process on it has died
+LOCKS_NOTE = (
+    "the run folder's storage does not show locks to other machines: never start two drivers of one sweep at once"
+)
+START_SECONDS = 60.0  # how long a trial may take to start before people are told that it waits
 
 
 def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = None) -> list[Run]:
@@ -119,23 +145,79 @@ class Driver:
         self.stopping = False
         self.failure: Exception | None = None
         self.started, self.steps_at_start = time.monotonic(), 0.0
-        self._capacity, self._asked = 0, -math.inf
+        self.nodes = Nodes(ledger.sweep.resources)
+        self.preflight: Preflight | None = None
+        self.asked = -math.inf  # when the cluster was last asked for its machines
+        self.died: list[tuple[float, str]] = []  # (when, trial): not known yet whether the machine is lost
+        self.handed: dict[str, tuple[float, int]] = {}  # trials not yet seen to start: (when, attempts before)
+        self.notes: list[str] = []
+
+    def meet(self, preflight: Preflight) -> None:
+        """Check the machines that are there; raises RunFolderError with all that is wrong, or where no trial fits."""
+        self.preflight = preflight
+        wrong = [f"this machine, the driver's: {problem}" for problem in preflight.problems]
+        deadline = time.monotonic() + (JOIN_SECONDS if "RAY_ADDRESS" in os.environ else 0.0)
+        while not wrong and not self.stopping:
+            self.look()
+            if self.nodes.unchecked:
+                time.sleep(0.05)
+                continue
+            wrong = [f"node {self.nodes.there[node]}: {problem}" for node, problem in self.nodes.refused.items()]
+            if not wrong and (misfit := self.nodes.misfit()):
+                if time.monotonic() > deadline:
+                    raise RunFolderError(misfit)
+                time.sleep(1.0)
+                self.asked = -math.inf
+                continue
+            break
+        if wrong:
+            raise RunFolderError("\n".join(("Nothing was started, for the nodes are not ready:", *wrong)))
+
+    def look(self) -> None:
+        """Take note of machines that joined, were lost, or have passed the pre-flight."""
+        assert self.preflight is not None
+        for node, found in self.preflight.answers():
+            self.nodes.checked(node, "; ".join(found) or None)
+        if time.monotonic() - self.asked > NODES_SECONDS:
+            self.asked = time.monotonic()
+            for new in self.nodes.update(alive()):
+                self.preflight.begin(new.id)
+
+    def tell(self) -> None:
+        """Keep what people should know of the cluster, and why trials wait, in the run folder where it changes."""
+        assert self.preflight is not None
+        late = 0
+        for trial, (since, attempts) in list(self.handed.items()):
+            if self.ledger.run.trial(trial).read_status().get("attempts", 0) > attempts:
+                del self.handed[trial]
+            elif time.monotonic() - since > START_SECONDS:
+                late += 1
+        notes = self.nodes.notes(late) + ([] if self.preflight.locks else [LOCKS_NOTE])
+        if notes != self.notes or not self.ledger.run.cluster.exists():
+            self.notes = notes
+            nodes = [{"name": node.name, **node.resources} for node in self.nodes.there.values()]
+            write_json(self.ledger.run.cluster, {"nodes": nodes, "notes": notes, "updated": time.time()})
 
     def suggest(self, ray_id: str) -> dict[str, Any] | str | None:
         """The next trial for Ray, None to be asked again, Searcher.FINISHED when there will be no more."""
         if self.stopping or self.failure or self.ledger.complete:
             return Searcher.FINISHED
-        if len(self.trials) >= self.capacity():
+        if len(self.trials) >= self.nodes.capacity:
             return None
         assignment = self.again.pop(0) if self.again else self.ledger.next()
         if assignment is None:
             return Searcher.FINISHED if self.ledger.complete else None
         self.trials[ray_id] = assignment.id
+        attempts = self.ledger.run.trial(assignment.id).read_status().get("attempts", 0)
+        self.handed[assignment.id] = (time.monotonic(), attempts)
         resources = self.ledger.sweep.resources
         return {
             "assignment": assignment.to_json(),
             "run": str(self.ledger.run.path.resolve()),
             "threads": max(1, int(resources.cpu)),
+            "each": {name: need for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need},
+            "workers": resources.workers,
+            "avoid": self.nodes.avoided,
         }
 
     def result(self, ray_id: str, record: dict[str, Any]) -> str:
@@ -151,21 +233,32 @@ class Driver:
         trial = self.trials.pop(ray_id, None)
         if trial is None or trial not in self.ledger.rows:
             return
-        state = self.ledger.run.trial(trial).read_status().get("state")
-        if self.stopping and state == "running":
+        self.handed.pop(trial, None)
+        status = self.ledger.run.trial(trial).read_status()
+        if self.stopping and status.get("state") == "running":
             return  # stays RUNNING in the ledger: the next start continues it
-        retry = self.ledger.close(trial)
+        if status.get("state") in FINISHED:
+            self.nodes.ended(status.get("node"), status.get("cause"))
+            self.close(trial)
+        else:
+            self.died.append((time.monotonic(), trial))
+
+    def settle(self) -> None:
+        """Hand out again what died with its machine, and after a moment what died alone."""
+        if not self.died:
+            return
+        there = {node.id for node in alive()}
+        for when, trial in list(self.died):
+            node = self.ledger.run.trial(trial).read_status().get("node")
+            lost = node is not None and node not in there
+            if lost or time.monotonic() - when > LOST_SECONDS:
+                self.died.remove((when, trial))
+                self.close(trial, node_lost=lost)
+
+    def close(self, trial: str, node_lost: bool = False) -> None:
+        retry = self.ledger.close(trial, node_lost=node_lost)
         if retry is not None:
             self.again.append(retry)
-
-    def capacity(self) -> int:
-        """How many trials fit on the cluster as it is now."""
-        if time.monotonic() - self._asked > RESOURCES_SECONDS:
-            self._asked = time.monotonic()
-            total, each = ray.cluster_resources(), self.ledger.sweep.resources
-            fits = [total.get(name, 0.0) / need for name, need in (("CPU", each.cpu), ("GPU", each.gpu)) if need]
-            self._capacity = math.floor(min(fits) + 1e-9)
-        return self._capacity
 
     def board(self) -> Board:
         """Where the sweep stands, for the terminal."""
@@ -179,7 +272,8 @@ class Driver:
         elapsed, left = time.monotonic() - self.started, self.steps_left(tallies)
         self.steps_at_start = self.steps_at_start or left
         done = self.steps_at_start - left
-        return Board(ledger.sweep.name, ledger.objective.metric, tallies, elapsed, done, left, self.stopping)
+        notes = tuple(self.notes)
+        return Board(ledger.sweep.name, ledger.objective.metric, tallies, elapsed, done, left, self.stopping, notes)
 
     def steps_left(self, tallies: list[Tally]) -> float:
         """Training steps until the end of the sweep, as if no trial were stopped early."""
@@ -239,7 +333,10 @@ class StopWhenTold(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        self.driver.view.update(self.driver.board())  # called several times a second
+        guarded(self.driver, self.driver.look, None)  # all this several times a second
+        guarded(self.driver, self.driver.settle, None)
+        guarded(self.driver, self.driver.tell, None)
+        self.driver.view.update(self.driver.board())
         return self.driver.failure is not None or (self.driver.stopping and not self.driver.trials)
 
 
@@ -259,9 +356,12 @@ class Trial(tune.Trainable):
         self.open(config)
 
     def open(self, config: dict) -> None:
-        assignment = Assignment(**json.loads(config["assignment"]))
-        self.steps = assignment.config["train"]["steps"]
-        self.records = run_trial(assignment, RunFolder(Path(config["run"])), config["threads"])
+        assignment, run = Assignment(**json.loads(config["assignment"])), RunFolder(Path(config["run"]))
+        self.stack = ExitStack()
+        self.team = Team(config, assignment, run)
+        workers = self.stack.enter_context(self.team.working())
+        node = ray.get_runtime_context().get_node_id()
+        self.records = run_trial(assignment, run, config["threads"], node, workers)
 
     def step(self) -> dict:
         from aiqn_core.training import DivergedError
@@ -272,6 +372,9 @@ class Trial(tune.Trainable):
                     return {"record": json.dumps(record)}
         except DivergedError:
             pass  # a result like any other, recorded in the trial's status: this process is sound
+        except Exception:
+            self.team.verdict()
+            raise
         return {"done": True}
 
     def reset_config(self, new_config: dict) -> bool:
@@ -281,9 +384,118 @@ class Trial(tune.Trainable):
 
     def cleanup(self) -> None:
         self.records.close()
+        self.stack.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the training keeps its own checkpoint in the trial's folder."""
+
+
+class Team:
+    """The workers that train one trial: this process leads, the others are Ray tasks in the trial's bundles."""
+
+    def __init__(self, config: dict, assignment: Assignment, run: RunFolder) -> None:
+        self.config, self.assignment, self.folder = config, assignment, run.trial(assignment.id)
+        self.over, self.watcher = Event(), Thread(target=self.watch, daemon=True)
+        self.tasks: list[Any] = []
+
+    @contextmanager
+    def working(self) -> Iterator["Workers | None"]:
+        """Start the others and meet them; they end with the block."""
+        if self.config["workers"] == 1:
+            yield None
+            return
+        from aiqn_core.parallel import joined, open_meeting
+
+        size, host = self.config["workers"], ray.util.get_node_ip_address()
+        meeting = open_meeting(host)
+        self.tasks = [self.start(host, meeting.port, rank, size) for rank in range(1, size)]
+        self.watcher.start()
+        with joined(meeting, 0, size) as workers:
+            try:
+                yield workers
+            finally:
+                self.over.set()
+                for task in self.tasks:
+                    ray.cancel(task, force=True)
+
+    def start(self, host: str, port: int, rank: int, size: int) -> Any:
+        each = self.config["each"]
+        place = PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group(), rank)
+        task = ray.remote(num_cpus=each.get("CPU", 0), num_gpus=each.get("GPU", 0), max_retries=0)(follow_trial)
+        own = task.options(scheduling_strategy=place)
+        return own.remote(self.assignment.config, self.config["threads"], host, port, rank, size)
+
+    def watch(self) -> None:
+        """End this process with the first worker that fails: over NCCL it would wait for that one for hours."""
+        waiting = self.tasks
+        try:
+            while waiting:
+                done, waiting = ray.wait(waiting, num_returns=1)
+                ray.get(done)
+        except Exception as error:
+            if self.over.is_set():
+                return
+            state, cause = classify(error)
+            if isinstance(error, ray.exceptions.RayTaskError) and cause != WORKER_LOST:
+                self.folder.update_status(state=state, cause=cause, message=f"on another worker: {error}"[:500])
+            os._exit(1)
+
+    def verdict(self) -> None:
+        """Give the watcher a moment to find out that the leader's exception only follows from another worker's."""
+        if self.tasks:
+            self.watcher.join(LOST_SECONDS)
+
+
+def follow_trial(config: Mapping[str, Any], threads: int, host: str, port: int, rank: int, size: int) -> None:
+    """Train as one of the workers that do not lead."""
+    import torch
+
+    from aiqn_core.config import TrainConfig
+    from aiqn_core.training import DivergedError, follow
+
+    torch.set_num_threads(threads)
+    with suppress(DivergedError):  # the leader found the same, and tells it
+        follow(TrainConfig.from_dict(config), host, port, rank, size)
+
+
+def bundles(config: dict) -> Any:
+    """What Ray reserves for a trial: a bundle for each worker, on machines that are not avoided."""
+    workers, options = config["workers"], {}
+    if config["avoid"]:
+        elsewhere = {"ray.io/node-id": f"!in({', '.join(config['avoid'])})"}
+        options = {"bundle_label_selector": [elsewhere] * workers}
+    return tune.PlacementGroupFactory([config["each"]] * workers, strategy="PACK", **options)
+
+
+def alive() -> list[Node]:
+    """The machines of the Ray cluster."""
+    return [
+        Node(node["NodeID"], f"{node['NodeManagerHostname']}/{node['NodeManagerAddress']}", node["Resources"])
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def ask_by_task(node: str, asked: Mapping[str, Any]) -> Answer:
+    """Examine a machine by a Ray task on it."""
+    place = NodeAffinitySchedulingStrategy(node, soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0)(examine).options(scheduling_strategy=place).remote(asked, node)
+
+    def answer() -> dict[str, Any] | Exception | None:
+        if not ray.wait([task], timeout=0)[0]:
+            return None
+        try:
+            return ray.get(task)
+        except Exception as error:
+            return error
+
+    return answer
+
+
+def ask_here(node: str, asked: Mapping[str, Any]) -> Answer:
+    """The same for a cluster of this machine alone: no process need be started."""
+    found = examine(asked, node)
+    return lambda: found
 
 
 def drive(ledger: Ledger, view: View) -> None:
@@ -295,20 +507,17 @@ def drive(ledger: Ledger, view: View) -> None:
     driver = Driver(ledger, view)
     scratch = ledger.run.path / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    with cluster(), interruptible(driver), view:
-        resources = ledger.sweep.resources
-        need = {"cpu": resources.cpu, "gpu": resources.gpu}
-        if driver.capacity() < 1:
-            have = {key.lower(): value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
-            raise RunFolderError(f"resources: a trial needs {need}, but the whole cluster has {have}")
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.capacity())
+    asked = question(ledger.run, ledger.sweep)
+    with cluster(), interruptible(driver), probing(asked), view:
+        driver.meet(Preflight(asked, ask_by_task if "RAY_ADDRESS" in os.environ else ask_here))
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, driver.nodes.capacity))
         tune.Tuner(
-            tune.with_resources(Trial, need),
+            tune.with_resources(Trial, bundles),
             tune_config=tune.TuneConfig(
                 search_alg=LedgerSearcher(driver),
                 scheduler=LedgerScheduler(driver),
                 num_samples=10**9,  # the searcher says when it is enough
-                reuse_actors=True,
+                reuse_actors=ledger.sweep.resources.workers == 1,
                 trial_name_creator=str,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -330,6 +539,8 @@ def drive(ledger: Ledger, view: View) -> None:
 def cluster() -> Iterator[None]:
     """A connection to the Ray cluster, or one of our own for the time of the block."""
     ray.init(
+        # without "local", Ray would join whatever cluster was last started on this machine
+        address=os.environ.get("RAY_ADDRESS", "local"),
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",

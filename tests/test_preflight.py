@@ -1,0 +1,138 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from sweep_files import SMALL
+
+from orchestrator import preflight
+from orchestrator.preflight import Preflight, examine, probing, problems, question, try_writing
+from orchestrator.runs import RunFolder
+
+
+@pytest.fixture
+def asked(load, tmp_path):
+    run = RunFolder(tmp_path / "runs" / "small")
+    run.path.mkdir(parents=True)
+    asked = question(run, load(SMALL))
+    with probing(asked):
+        yield asked
+    assert list(run.path.iterdir()) == []  # nothing is left behind
+
+
+def found_wrong(asked, **changes):
+    own = examine(asked, "driver")
+    return problems(own, {**examine(asked, "n1"), **changes}, asked, "n1")
+
+
+def test_a_node_like_the_driver_passes(asked):
+    assert json.loads(json.dumps(asked)) == asked
+    facts = examine(asked, "n1")
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["sees"]
+    assert facts["locks"]
+    assert found_wrong(asked) == []
+
+
+def test_other_versions_and_other_code_are_told_with_both_sides(asked):
+    versions = {**preflight.versions(), "torch": "1.0", "numpy": "not installed"}
+    (message,) = found_wrong(asked, versions=versions)
+    assert f"torch 1.0 (here {preflight.versions()['torch']}), numpy not installed (here" in message
+    assert "install the same versions" in message
+    (message,) = found_wrong(asked, code="0123456789ab")
+    assert f"code 0123456789ab, here {preflight.code()}" in message
+    assert "aiqn submit --to ray" in message
+
+
+def test_the_code_is_told_apart_by_any_source(tmp_path, monkeypatch):
+    for room in preflight.ROOMS:
+        shutil.copytree(preflight.ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    before = preflight.code()
+    monkeypatch.setattr(preflight, "ROOT", tmp_path)
+    assert preflight.code() == before
+    (tmp_path / "reports" / "report.html.j2").open("a").write(" ")
+    assert preflight.code() != before
+
+
+def test_another_folder_at_the_same_path_is_found_out(asked, monkeypatch):
+    monkeypatch.setattr(preflight, "SEEN_SECONDS", 0.0)
+    monkeypatch.setattr(preflight, "eventually", lambda condition: condition())
+    elsewhere = {**asked, "token": "of another folder"}
+    facts = examine(elsewhere, "n1")
+    (message,) = problems(examine(asked, "driver"), facts, asked, "n1")
+    assert "does not see the run folder" in message
+    assert str(Path(asked["probe"]).parent) in message
+    # the node wrote, but into a folder that is not the driver's
+    facts = examine(asked, "n1")
+    (Path(asked["probe"]) / "n1").unlink()
+    (message,) = problems(examine(asked, "driver"), facts, asked, "n1")
+    assert "is not seen here: mount the same storage" in message
+
+
+@pytest.mark.parametrize("data", [{}, {"digits": "missing (no dataset.json)"}, {"digits": "checksum 0f"}])
+def test_missing_and_differing_data_are_told(asked, data):
+    (message,) = found_wrong(asked, data=data)
+    assert message.startswith(f"data digits: {data.get('digits')} there, bundled here")
+
+
+def test_a_gpu_that_torch_cannot_use_is_told(asked):
+    (message,) = found_wrong(asked, gpu=False)
+    assert "nvidia-smi" in message
+
+
+def no_append(path):
+    path.write_text(", appended")
+
+
+def no_lock(path):
+    raise OSError(38, os.strerror(38))
+
+
+@pytest.mark.parametrize(
+    ("operation", "broken", "told"),
+    [
+        ("_create", no_lock, "cannot create a file in"),
+        ("_append", no_append, None),
+        ("_append", no_lock, "cannot append to a file in"),
+        ("_rename", lambda source, target: no_lock(target), "cannot rename a file over another in"),
+        ("_lock", no_lock, "cannot lock a file in"),
+    ],
+)
+def test_storage_that_cannot_do_what_trials_do(asked, monkeypatch, operation, broken, told):
+    monkeypatch.setattr(preflight, operation, broken)
+    if told is None:  # the append lost what was before it: seen when the file is read back
+        assert "rename a file over another" in try_writing(Path(asked["probe"]) / "n2")
+        return
+    (message,) = problems({**examine(asked, "n1"), "fails": {}}, examine(asked, "n1"), asked, "n1")
+    assert told in message
+    assert "(Function not implemented)" in message
+
+
+def test_the_driver_needs_links_for_its_ledger(asked, monkeypatch):
+    monkeypatch.setattr(preflight, "_link", no_lock)
+    assert examine(asked, "n1")["fails"] == {}
+    assert list(examine(asked, "driver")["fails"]) == ["make a symbolic link"]
+
+
+def test_locks_that_other_machines_do_not_see_are_noticed(asked, monkeypatch):
+    monkeypatch.setattr(preflight, "_takes", lambda path: True)
+    flight = Preflight(asked, lambda node, question: lambda: examine(question, node))
+    flight.begin("n1")
+    assert list(flight.answers()) == [("n1", [])]
+    assert not flight.locks
+
+
+def test_answers_come_one_by_one_and_silence_ends(asked, monkeypatch):
+    answers = {"good": examine(asked, "good"), "broken": ModuleNotFoundError("No module named 'orchestrator'")}
+    flight = Preflight(asked, lambda node, _: lambda: answers.get(node))
+    assert flight.problems == []
+    for node in ("good", "broken", "silent"):
+        flight.begin(node)
+    told = dict(flight.answers())
+    assert told["good"] == []
+    assert "cannot run our code (No module named 'orchestrator')" in told["broken"][0]
+    assert list(flight.waiting) == ["silent"]
+    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 0.0)
+    assert "has not answered for 0 s" in dict(flight.answers())["silent"][0]
+    assert not flight.waiting
