@@ -12,7 +12,7 @@ from aiqn_core.prepared import NAME, PUBLISHED, PreparedError, prepared_folder, 
 from aiqn_core.readers import folder_layout, read_celeba, read_cifar10, read_folder, read_imagenet32
 from aiqn_core.unpickle import UnpickleError
 
-Progress = Callable[[int, int | None], None]  # images done, and of how many where that is known
+Progress = Callable[[str, int, int | None], None]  # what is done, images so far, and of how many where that is known
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def prepare(
     size: int | None = None,
     unverified: bool = False,
     force: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda step, done, total: None,
 ) -> Path:
     """Prepare the data set `name` from the archive or folder `source`; returns the folder that was written.
 
@@ -58,6 +58,7 @@ def prepare(
     if not source.exists():
         raise PrepareError(f"{source}: no such file or folder; {name} is read from {dataset.where}")
     total = sum(dataset.counts[0]) if dataset.counts else None
+    progress("checking", 0, None)
     try:
         verified = [] if unverified else _verify(source, dataset)
         classes = folder_layout(source).classes if dataset is FOLDER else dataset.classes
@@ -75,8 +76,9 @@ def prepare(
                 _check_shape(source, dataset, chunk)
                 writer.append(*chunk)
                 done += len(chunk.images)
-                progress(done, total)
+                progress("reading", done, total)
             _complete(name, source, dataset, {key: shape[0] for key, shape in writer.shapes.items()}, unverified)
+            progress("writing", done, None)
     except (ArchiveError, UnpickleError) as error:
         raise PrepareError(str(error)) from None
     except OSError as error:

@@ -179,15 +179,17 @@ def prepare(
     """
     with plain_errors():
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         from aiqn_core import prepare as preparing
         from aiqn_core.prepared import prepared_folder, read_about
 
         kept = not force and prepared_folder(name, to).exists()
         console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(f"preparing {name}", total=None)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} images"))
+        shown = (*columns, TimeElapsedColumn())
+        with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(f"{name}: checking", total=None)
             folder = preparing.prepare(
                 name,
                 source,
@@ -195,7 +197,9 @@ def prepare(
                 size=size,
                 unverified=unverified,
                 force=force,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=lambda step, done, total: bar.update(
+                    task, description=f"{name}: {step}", completed=done, total=total
+                ),
             )
         about = read_about(folder)
         train, test = about["shapes"]["train"], about["shapes"]["test"]

@@ -293,7 +293,9 @@ def test_it_is_kept_until_it_is_replaced_by_force(tmp_path):
     folder = prepare(
         "cifar10", sources["binary"], tmp_path / "out", unverified=True, progress=lambda *at: seen.append(at)
     )
-    assert seen[-1] == (len(TRAIN) + 11, 60_000)
+    assert [step for step, *_ in seen] == ["checking", *["reading"] * 6, "writing"]
+    assert seen[0] == ("checking", 0, None)
+    assert seen[-2] == ("reading", len(TRAIN) + 11, 60_000)
     before = (folder / "dataset.json").stat().st_mtime_ns
     assert prepare("cifar10", tmp_path / "nowhere", tmp_path / "out") == folder  # nothing to do
     assert (folder / "dataset.json").stat().st_mtime_ns == before
@@ -548,7 +550,7 @@ PROCESS = """
 """
 
 
-def preparing(folder, before="", progress="lambda done, total: None"):
+def preparing(folder, before="", progress="lambda step, done, total: None"):
     code = textwrap.dedent(PROCESS).format(before=before, progress=progress)
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environ, capture_output=True, text=True)
@@ -566,7 +568,7 @@ def test_a_full_disk_or_a_kill_leaves_what_was_there(tmp_path):
     assert "cannot be written" in full.stderr
     assert len(full.stderr.splitlines()) == 1
     assert names(tmp_path) == ["binary"]
-    killed = preparing(tmp_path, progress="lambda done, total: os.kill(os.getpid(), signal.SIGKILL)")
+    killed = preparing(tmp_path, progress="lambda step, done, total: done and os.kill(os.getpid(), signal.SIGKILL)")
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert len(names(tmp_path)) == 2  # the kill left its part, hidden
