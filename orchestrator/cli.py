@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -26,6 +27,15 @@ app = typer.Typer(
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The images on your disk.")
 app.add_typer(data_app, name="data")
+
+
+class Target(StrEnum):
+    """The kinds of cluster that a sweep can be submitted to."""
+
+    ray = "ray"
+    slurm = "slurm"
+    kuberay = "kuberay"
+
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
 
@@ -124,6 +134,34 @@ def status(run: RunArgument) -> None:
         from orchestrator.status import status_lines
 
         print("\n".join(status_lines(run)))
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file.")],
+    to: Annotated[Target, typer.Option(help="The kind of cluster.")],
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the cluster keeps run folders.")] = Path("runs"),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as cluster.nodes=4.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start also where the plan is above the budget.")] = False,
+) -> None:
+    """Run a sweep on a cluster: through Ray's Job API, Slurm, or KubeRay. Submitting again continues it.
+
+    Example: aiqn submit sweeps/cifar10-paper.yaml --to slurm --runs /shared/runs --set cluster.nodes=4
+    """
+    with plain_errors():
+        from orchestrator import jobs
+        from orchestrator.sweep import load_sweep
+
+        loaded = load_sweep(file, set_ or (), check_data=False)
+        job = jobs.Job(loaded, runs.absolute(), tuple(set_ or ()), yes)
+        if dry_run:
+            print(jobs.render(job, to.value), end="")
+            return
+        code = jobs.submit(job, to.value, lambda line: print(line, flush=True))
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -294,8 +332,9 @@ def plain_errors() -> Iterator[None]:
         from aiqn_core.config import ConfigError
         from aiqn_core.prepare import PrepareError
         from orchestrator.document import SweepError
+        from orchestrator.jobs import JobError
 
-        if not isinstance(error, ConfigError | PrepareError | SweepError):
+        if not isinstance(error, ConfigError | JobError | PrepareError | SweepError):
             raise
         print(error, file=sys.stderr)
     else:

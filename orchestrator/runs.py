@@ -10,6 +10,7 @@ runs/<sweep>/
   mlflow.db  artifacts/            default tracking store
   mirror.json     what the MLflow mirror has sent, and how far it is behind
   cluster.json    the nodes, which of them are not used and why, and why trials wait
+  submission.json the job that `aiqn submit` made: where, and under which name
   control/        requests from outside, polled by the driver
   report/
 """
@@ -175,6 +176,10 @@ class RunFolder:
     @property
     def cluster(self) -> Path:
         return self.path / "cluster.json"
+
+    @property
+    def submission(self) -> Path:
+        return self.path / "submission.json"
 
     @property
     def control(self) -> Path:

@@ -9,10 +9,10 @@ import subprocess
 import time
 import traceback
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,12 +224,21 @@ def device() -> str:
 @cache
 def versions() -> dict[str, str]:
     """Python and the packages that decide the numbers."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # our own is not installed where it was sent along with a job
+            found[name] = version(name)
+    return found
 
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Commit of the code and whether files differ from it; both None where the code is not a git checkout."""
+    """Commit of the code and whether files differ from it; both None where that is not known.
+
+    Code that was sent along with a job is no checkout: there the submitter's is in AIQN_COMMIT.
+    """
+    if sent := os.environ.get("AIQN_COMMIT"):
+        return {"commit": sent.removesuffix("-dirty"), "dirty": sent.endswith("-dirty")}
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str | None:

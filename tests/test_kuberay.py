@@ -1,0 +1,191 @@
+"""The RayJob manifest against KubeRay's own definition, read on 2026-11-25 in ray-project/kuberay:
+
+ray-operator/apis/ray/v1/rayjob_types.go and raycluster_types.go (the Go types that the CRD is made from),
+ray-operator/config/crd/bases/ray.io_rayjobs.yaml (the CRD, also for the fields of pods) and
+ray-operator/controllers/ray/utils/validation.go (what the operator refuses). Each field that those allow has its type
+here; "!" marks one that must be there. Fields of pods are only those that we use.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from sweep_files import SMALL
+
+from orchestrator.jobs import Job, render
+
+TEXTS = {str: str}  # additionalProperties: {type: string}
+CONTAINER = {
+    "name!": str,
+    "image": str,
+    "env": [{"name!": str, "value": str}],
+    "ports": [{"containerPort!": int, "name": str}],
+    "resources": {"limits": TEXTS, "requests": TEXTS},  # a quantity is a string or an integer
+    "volumeMounts": [{"name!": str, "mountPath!": str, "readOnly": bool, "subPath": str}],
+}
+VOLUME = {
+    "name!": str,
+    "persistentVolumeClaim": {"claimName!": str, "readOnly": bool},
+    "configMap": {"name": str, "optional": bool},
+}
+POD = {"metadata": dict, "spec!": {"containers!": [CONTAINER], "volumes": [VOLUME], "restartPolicy": str}}
+RAY_CLUSTER = {
+    "suspend": bool,
+    "managedBy": str,
+    "autoscalerOptions": dict,
+    "headServiceAnnotations": TEXTS,
+    "enableInTreeAutoscaling": bool,
+    "gcsFaultToleranceOptions": dict,
+    "headGroupSpec!": {
+        "template!": POD,
+        "headService": dict,
+        "enableIngress": bool,
+        "rayStartParams!": TEXTS,
+        "serviceType": str,
+    },
+    "rayVersion": str,
+    "workerGroupSpecs": [
+        {
+            "suspend": bool,
+            "groupName!": str,
+            "replicas": int,
+            "minReplicas!": int,
+            "maxReplicas!": int,
+            "idleTimeoutSeconds": int,
+            "rayStartParams!": TEXTS,
+            "template!": POD,
+            "scaleStrategy": dict,
+            "numOfHosts": int,
+        }
+    ],
+}
+RAY_JOB = {
+    "apiVersion!": str,
+    "kind!": str,
+    "metadata!": {"name!": str, "namespace": str, "labels": TEXTS, "annotations": TEXTS},
+    "spec!": {
+        "activeDeadlineSeconds": int,
+        "backoffLimit": int,
+        "rayClusterSpec": RAY_CLUSTER,
+        "submitterPodTemplate": POD,
+        "metadata": TEXTS,
+        "clusterSelector": TEXTS,
+        "submitterConfig": {"backoffLimit": int},
+        "managedBy": str,
+        "deletionPolicy": str,
+        "entrypoint!": str,  # required by the CRD of v1.0, optional later
+        "runtimeEnvYAML": str,
+        "jobId": str,
+        "submissionMode": str,
+        "entrypointResources": str,
+        "entrypointNumCpus": float,
+        "entrypointNumGpus": float,
+        "ttlSecondsAfterFinished": int,
+        "shutdownAfterJobFinishes": bool,
+        "suspend": bool,
+    },
+}
+CONFIG_MAP = {"apiVersion!": str, "kind!": str, "metadata!": {"name!": str, "namespace": str}, "data": TEXTS}
+
+
+def mistakes(value, allowed, path=""):
+    """Where a manifest departs from a definition."""
+    if isinstance(allowed, list):
+        if not isinstance(value, list):
+            return [f"{path}: not a list"]
+        return [line for index, item in enumerate(value) for line in mistakes(item, allowed[0], f"{path}[{index}]")]
+    if isinstance(allowed, dict):
+        if not isinstance(value, dict):
+            return [f"{path}: not a mapping"]
+        if str in allowed:
+            return [f"{path}.{key}: not text" for key, item in value.items() if type(item) is not str]
+        fields = {key.rstrip("!"): kind for key, kind in allowed.items()}
+        required = {key.rstrip("!") for key in allowed if key.endswith("!")}
+        found = [f"{path}.{key}: missing" for key in sorted(required - value.keys())]
+        found += [f"{path}.{key}: unknown" for key in sorted(value.keys() - fields.keys())]
+        known = value.keys() & fields.keys()
+        return found + [line for key in sorted(known) for line in mistakes(value[key], fields[key], f"{path}.{key}")]
+    return [] if type(value) is allowed else [f"{path}: {type(value).__name__}, not {allowed.__name__}"]
+
+
+CLUSTER = """
+cluster:
+  nodes: 5
+  cpus: 7
+  gpus: 3
+  memory_gib: 11.5
+  env: {AIQN_DATA: "/shared/data"}
+  kuberay: {image: "registry/aiqn:1", volume: runs, namespace: research, retries: 2}
+"""
+
+
+@pytest.fixture
+def manifest(load):
+    job = Job(load(SMALL + CLUSTER), Path("/shared/runs"), ("search.trials=13",))
+    return job, *yaml.safe_load_all(render(job, "kuberay"))
+
+
+def test_every_field_is_one_of_the_definition_and_of_its_type(manifest):
+    _, config_map, ray_job = manifest
+    assert mistakes(config_map, CONFIG_MAP) == []
+    assert mistakes(ray_job, RAY_JOB) == []
+
+
+def test_the_check_finds_what_is_wrong(manifest):
+    _, _, ray_job = manifest
+    spec = ray_job["spec"]
+    spec["backofLimit"] = spec.pop("backoffLimit")
+    spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0
+    worker = spec["rayClusterSpec"]["workerGroupSpecs"][0]
+    del worker["groupName"], worker["template"]["spec"]["containers"][0]["name"]
+    worker["replicas"] = "5"
+    assert mistakes(ray_job, RAY_JOB) == [
+        ".spec.backofLimit: unknown",
+        ".spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus: not text",
+        ".spec.rayClusterSpec.workerGroupSpecs[0].groupName: missing",
+        ".spec.rayClusterSpec.workerGroupSpecs[0].replicas: str, not int",
+        ".spec.rayClusterSpec.workerGroupSpecs[0].template.spec.containers[0].name: missing",
+    ]
+
+
+def test_what_the_operator_refuses_beyond_the_definition(manifest):
+    """Names, modes and combinations that its validation knows."""
+    _, _, ray_job = manifest
+    spec = ray_job["spec"]
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", ray_job["metadata"]["name"])
+    assert len(ray_job["metadata"]["name"]) <= 47
+    assert spec["submissionMode"] in ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
+    assert spec["backoffLimit"] >= 0
+    assert spec["ttlSecondsAfterFinished"] >= 0
+    assert spec["shutdownAfterJobFinishes"] or not spec["ttlSecondsAfterFinished"]
+    assert not {"clusterSelector", "suspend", "submitterPodTemplate", "submitterConfig"} & spec.keys()
+    for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
+        assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_what_is_asked_for(manifest):
+    job, config_map, ray_job = manifest
+    spec = ray_job["spec"]
+    assert (ray_job["apiVersion"], ray_job["kind"]) == ("ray.io/v1", "RayJob")
+    assert {item["metadata"]["namespace"] for item in (config_map, ray_job)} == {"research"}
+    assert spec["entrypoint"] == (
+        "python -m orchestrator.cli sweep /etc/aiqn/sweep.yaml --runs /shared/runs --set search.trials=13"
+    )
+    assert spec["backoffLimit"] == 2
+    (workers,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert workers["replicas"] == 5
+    (worker,) = workers["template"]["spec"]["containers"]
+    assert worker["resources"]["limits"] == {"cpu": "7", "memory": "11776Mi", "nvidia.com/gpu": "3"}
+    assert worker["image"] == "registry/aiqn:1"
+    pods = [spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"], workers["template"]["spec"]]
+    for pod in pods:
+        (container,) = pod["containers"]
+        assert {"name": "AIQN_DATA", "value": "/shared/data"} in container["env"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        claim = next(volume for volume in pod["volumes"] if volume["name"] == "shared")
+        assert claim["persistentVolumeClaim"] == {"claimName": "runs"}
+    (head,) = pods[0]["containers"]
+    assert {"name": "sweep", "mountPath": "/etc/aiqn", "readOnly": True} in head["volumeMounts"]
+    assert config_map["data"] == {"sweep.yaml": job.sweep.text}
+    assert {"name": "sweep", "configMap": {"name": config_map["metadata"]["name"]}} in pods[0]["volumes"]
