@@ -250,11 +250,13 @@ class EvaluateConfig:
 
     `reference` is how many real images (of the training set) or vectors (held out) samples are compared with.
     `extrapolate` adds the distance of infinitely many samples, also of images; the finals of a sweep have it.
+    `inception` is the file of that network's weights; left out, the one that the environment names.
     """
 
     every: Count = 1000
     samples: Annotated[int, Range(low=3)] = 512
-    features: Literal["lite0"] | None = None
+    features: Literal["lite0", "inception"] | None = None
+    inception: str | None = None
     size: Annotated[int, Range(low=32)] | None = None
     reference: Annotated[int, Range(low=2)] = 10_000
     splits: Count | None = None
@@ -263,7 +265,9 @@ class EvaluateConfig:
     seed: int = 0  # of tau and labels: the same for all trials, so that rankings share their sampling noise
 
 
-IMAGE_EVALUATION: dict[str, Any] = {"features": "lite0", "size": 128, "splits": 10, "extrapolate": False}
+IMAGE_EVALUATION: dict[str, Any] = {"features": "lite0", "splits": 10, "extrapolate": False}
+SIDES = {"lite0": 128, "inception": 299}  # in pixels; Inception takes no other
+OF_IMAGES = (*IMAGE_EVALUATION, "size", "inception")
 
 
 class ScoreNames(NamedTuple):
@@ -319,13 +323,23 @@ class TrainConfig:
             )
             raise ConfigError([Problem("model.name", message)])
         if not self.of_vectors:
-            given = {key: value for key, value in vars(self.evaluate).items() if value is not None}
-            object.__setattr__(self, "evaluate", EvaluateConfig(**{**IMAGE_EVALUATION, **given}))
+            self._complete_evaluation()
             return
-        for key in IMAGE_EVALUATION:
+        for key in OF_IMAGES:
             if (value := getattr(self.evaluate, key)) is not None:
                 message = f"saw {value!r}, but {self.data.name} is data of vectors, scored without it; leave it out"
                 raise ConfigError([Problem(f"evaluate.{key}", message)])
+
+    def _complete_evaluation(self) -> None:
+        given = {key: value for key, value in vars(self.evaluate).items() if value is not None}
+        evaluate = EvaluateConfig(**{**IMAGE_EVALUATION, "size": SIDES[given.get("features", "lite0")], **given})
+        if evaluate.features == "inception" and evaluate.size != SIDES["inception"]:
+            message = f"saw {evaluate.size}, but Inception sees {SIDES['inception']} pixels a side; leave it out"
+            raise ConfigError([Problem("evaluate.size", message)])
+        if evaluate.features != "inception" and evaluate.inception is not None:
+            message = f"saw {evaluate.inception!r}, but the features are {evaluate.features}; leave it out"
+            raise ConfigError([Problem("evaluate.inception", f"{message}, or set evaluate.features: inception")])
+        object.__setattr__(self, "evaluate", evaluate)
 
     @property
     def of_vectors(self) -> bool:
@@ -452,3 +466,8 @@ def dotted(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
             yield from dotted(value, join(path, key))
         else:
             yield join(path, key), value
+
+
+def settled(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves that are not null, to compare configurations by: what a later version adds starts as null."""
+    return {path: value for path, value in dotted(mapping) if value is not None}

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from aiqn_core.config import EvaluateConfig, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from aiqn_core.config import EvaluateConfig, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig, settled
 from aiqn_core.data import GRID, ImageData, VectorData, load_data, load_vectors
 from aiqn_core.diagnostics import calibration, code_scores
 from aiqn_core.distances import energy_distance, mean_distance, wasserstein1
-from aiqn_core.features import Lite0
+from aiqn_core.features import Extractor, Lite0
+from aiqn_core.inception import Inception
 from aiqn_core.losses import bits_per_dim
 from aiqn_core.models import ImageModel, Model, PixelCNN, PixelIQN, build_model, tau_shape
 from aiqn_core.parallel import ALONE, Workers, find_meeting, joined
@@ -369,15 +370,16 @@ def protocol(config: TrainConfig, data: Data) -> dict[str, Any]:
     return feature_extractor(settings).describe() | {"splits": settings.splits} | common | reference
 
 
+def feature_extractor(settings: EvaluateConfig) -> Extractor:
+    """The feature extractor of an evaluation of images; one process keeps it between trainings."""
+    assert settings.features is not None  # completed by TrainConfig for images
+    assert settings.size is not None
+    return _extractor(settings.features, settings.size, settings.inception)
+
+
 @functools.lru_cache(maxsize=4)
-def _lite0(size: int) -> Lite0:
-    return Lite0(size)
-
-
-def feature_extractor(settings: EvaluateConfig) -> Lite0:
-    """The feature extractor of an evaluation; one process keeps it between trainings."""
-    assert settings.size is not None  # completed by TrainConfig for images
-    return _lite0(settings.size)
+def _extractor(features: str, size: int, inception: str | None) -> Extractor:
+    return Inception(inception) if features == "inception" else Lite0(size)
 
 
 def new_state(config: TrainConfig, data: Data, device: torch.device) -> TrainState:
@@ -427,7 +429,7 @@ def find_checkpoint(path: Path, config: TrainConfig) -> dict[str, Any] | None:
             continue
         if content["format"] != CHECKPOINT_FORMAT:
             raise CheckpointError(f"{candidate}: saw format {content['format']}, expected {CHECKPOINT_FORMAT}")
-        if resumable(content["config"]) != resumable(config.to_dict()):
+        if settled(resumable(content["config"])) != settled(resumable(config.to_dict())):
             raise CheckpointError(f"{candidate} is of another configuration; choose another folder or delete it")
         return content
     return None

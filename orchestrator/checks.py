@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from aiqn_core.config import ConfigError, DataConfig, Problem, TrainConfig, parse
+from aiqn_core.config import ConfigError, DataConfig, EvaluateConfig, Problem, TrainConfig, parse
 from orchestrator.document import Document, ancestors
 from orchestrator.sections import Arm, Final, OwnSections, with_final
 from orchestrator.space import (
@@ -20,6 +20,16 @@ from orchestrator.space import (
 )
 
 ALL_COMBINATIONS = 500  # up to this many are all built before a sweep starts
+
+
+def check_weights_are_there(document: Document, arms: dict[str, Arm]) -> None:
+    from aiqn_core.weights import inception_problems
+
+    for arm in arms.values():
+        with contextlib.suppress(ConfigError):  # told already
+            for problem in inception_problems(parse(EvaluateConfig, arm.base["evaluate"])):
+                path = f"arms.{arm.name}.{problem.path}"
+                document.complain(path if path in document.origins else problem.path, problem.message)
 
 
 def check_data_is_there(document: Document, arms: dict[str, Arm]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from aiqn_core.config import VECTOR_DATA, TrainConfig, dotted
+from aiqn_core.config import VECTOR_DATA, TrainConfig, settled
 from orchestrator.runs import SWEEP_NAME
 from orchestrator.space import (
     Space,
@@ -30,12 +30,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Objective(Section):
-    """The metric that decides which trial is better; its last value counts."""
+    """The metric that decides which trial is better; its last value counts. Left out: the distance to the data."""
 
     metric: Literal[
         "fd_lite0",
         "is_lite0_mean",
         "kd_lite0",
+        "fid",
+        "is_mean",
+        "kid",
         "loss",
         "bits_per_dim",
         "energy_distance",
@@ -274,9 +277,8 @@ def _final_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    absent = object()
-    before, after = dict(dotted(old)), dict(dotted(new))
-    return [key for key in {**before, **after} if before.get(key, absent) != after.get(key, absent)]
+    before, after = settled(old), settled(new)
+    return [key for key in {**before, **after} if before.get(key) != after.get(key)]
 
 
 def with_final(mapping: Mapping[str, Any], final: Final | None) -> dict[str, Any]:

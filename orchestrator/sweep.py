@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
-from aiqn_core.config import TrainConfig, join, nearest, one_of
-from orchestrator.checks import check_configurations, check_data_is_there, check_search
+from aiqn_core.config import VECTOR_DATA, TrainConfig, join, nearest, one_of, score_names
+from orchestrator.checks import check_configurations, check_data_is_there, check_search, check_weights_are_there
 from orchestrator.document import KEYS, Document, SweepError
 from orchestrator.runs import NAME
 from orchestrator.sections import Arm, OwnSections, Sweep
@@ -32,7 +32,7 @@ def load_sweep(
     """The sweep of a YAML file; raises SweepError with every mistake in it.
 
     `overrides` are "search.trials=2" and the like, their values YAML; `${NAME}` is replaced from `environ`. Data that
-    is not prepared on this machine is a mistake too, unless `check_data` is false.
+    is not prepared on this machine is a mistake too, and so are missing weights, unless `check_data` is false.
     """
     document = Document(Path(path), environ)
     text = document.read()
@@ -44,6 +44,7 @@ def load_sweep(
     check_configurations(document, own, arms)
     if check_data:
         check_data_is_there(document, arms)
+        check_weights_are_there(document, arms)
     if document.mistakes:
         raise SweepError(document.mistakes)
     sections = {name: getattr(own, name) for name in OwnSections.model_fields}
@@ -66,7 +67,7 @@ def _question(text: str) -> str:
 def _own_sections(document: Document) -> OwnSections:
     """The sections besides arms and trainings; a key that is wrong has its default, so that the others are checked."""
     given = {key: value for key, value in document.values.items() if key not in (*SECTIONS, "arms")}
-    given = _with_words_as_keys(document, given, "")
+    given = _with_objective(document, _with_words_as_keys(document, given, ""))
     try:
         return OwnSections.model_validate(given)
     except ValidationError as error:
@@ -81,6 +82,29 @@ def _own_sections(document: Document) -> OwnSections:
             else:
                 good["name"] = "unnamed"
         return OwnSections.model_validate(good)
+
+
+def _with_objective(document: Document, given: dict[str, Any]) -> dict[str, Any]:
+    """The sections with the objective that follows from the features, where the file names none."""
+    search = given.get("search", {})
+    objective = search.get("objective", {}) if isinstance(search, dict) else None
+    if not isinstance(objective, dict) or "metric" in objective:
+        return given
+    return {**given, "search": {**search, "objective": {"metric": _distance(document), **objective}}}
+
+
+def _distance(document: Document) -> str:
+    """The distance to the data that the first arm is scored with."""
+    arms = document.values.get("arms")
+    first = next(iter(arms.values()), None) if isinstance(arms, dict) else None
+    settings: dict[str, Any] = {"data": {}, "evaluate": {}}
+    for part in (document.values, first):
+        if isinstance(part, dict):
+            settings = merge(settings, {key: part[key] for key in settings if key in part})
+    data, evaluate = (section if isinstance(section, dict) else {} for section in settings.values())
+    if data.get("name") in VECTOR_DATA:
+        return "energy_distance"
+    return score_names("inception" if evaluate.get("features") == "inception" else "lite0").distance
 
 
 def _with_words_as_keys(document: Document, mapping: Mapping[Any, Any], path: str) -> dict[str, Any]:

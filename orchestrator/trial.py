@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiqn_core.config import TrainConfig, config_hash
+from aiqn_core.config import TrainConfig, config_hash, settled
 from orchestrator.runs import (
     FORMAT,
     RunFolder,
@@ -156,7 +156,7 @@ def check_folder(folder: TrialFolder, assignment: Assignment) -> None:
     before = read_json(folder.config)
     if (
         before is not None
-        and before["config"] != assignment.config
+        and settled(before["config"]) != settled(assignment.config)
         and not _extends(before["config"], assignment.config)
     ):
         raise RunFolderError(f"{folder.path} holds a trial of another configuration; delete it or rename the sweep")
@@ -164,11 +164,8 @@ def check_folder(folder: TrialFolder, assignment: Assignment) -> None:
 
 def _extends(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether two configurations differ in nothing but a larger number of steps."""
-    same = {**before, "train": {**before["train"], "steps": None}} == {
-        **after,
-        "train": {**after["train"], "steps": None},
-    }
-    return same and before["train"]["steps"] < after["train"]["steps"]
+    others = [settled({**config, "train": {**config["train"], "steps": None}}) for config in (before, after)]
+    return others[0] == others[1] and before["train"]["steps"] < after["train"]["steps"]
 
 
 def classify(error: Exception) -> tuple[str, str]:

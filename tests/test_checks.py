@@ -52,7 +52,11 @@ def test_five_mistakes_give_five_lines(mistakes):
         ("{trials: 3}", "{trials: true}", ["5: search.trials: saw True, expected an integer"]),
         ("{trials: 3}", "[3]", ["5: search: saw [3], expected a mapping with keys among: trials, sampler"]),
         ("{trials: 3}", "{seed: -1}", ["5: search.seed: saw -1, expected a number >= 0"]),
-        ("{trials: 3}", "{objective: {metric: fid}}", ["5: search.objective.metric: saw 'fid'; valid: fd_lite0"]),
+        (
+            "{trials: 3}",
+            "{objective: {metric: fit}}",
+            ["5: search.objective.metric: saw 'fit'; did you mean 'fid'? valid: fd"],
+        ),
         (
             "{trials: 3}",
             "{objective: {metric: bits_per_dim}}",
@@ -181,7 +185,8 @@ def test_a_conditional_model_needs_classes(load, tmp_path):
 
 def test_images_and_vectors_have_scores_of_their_own(tmp_path):
     path = tmp_path / "s.yaml"
-    path.write_text("name: s\ndata: gaussian2d\narms:\n  aiqn: {model: aiqn}\n  pixelcnn: {model: pixelcnn}\n")
+    arms = "arms:\n  aiqn: {model: aiqn}\n  pixelcnn: {model: pixelcnn}\n"
+    path.write_text(f"name: s\ndata: gaussian2d\nsearch: {{objective: {{metric: fd_lite0}}}}\n{arms}")
     with pytest.raises(SweepError) as caught:
         load_sweep(path)
     first, second = map(str, caught.value.problems)

@@ -218,3 +218,23 @@ def test_toy2d_compares_four_models_of_vectors():
         "shared",
     ]
     assert all(sweep.search.objective.metric in config.metrics for config in configs.values())
+
+
+def test_the_objective_follows_from_the_features(load, mistakes, tmp_path, monkeypatch):
+    monkeypatch.delenv("AIQN_INCEPTION", raising=False)
+
+    def objective(text, *overrides):
+        return load(text, overrides, check_data=False).search.objective
+
+    images = "name: x\narms: {one: {model: pixelcnn}}\n"
+    assert objective(images).metric == "fd_lite0"
+    assert objective(images, "evaluate.features=inception").metric == "fid"
+    assert objective(images, "search.trials=3", "arms.one.evaluate.features=inception").metric == "fid"
+    assert objective("name: x\ndata: banana2d\narms: {one: {model: aiqn}}\n").metric == "energy_distance"
+    assert objective(images, "search.objective.metric=is_lite0_mean").direction == "maximize"
+    (mistake,) = mistakes(images, ["evaluate.features=inception"])
+    assert "evaluate.inception: saw none, and $AIQN_INCEPTION is not set. FID, IS and KID need" in mistake
+    (mistake,) = mistakes(images, ["evaluate.features=inception", f"evaluate.inception={tmp_path}/none.pth"])
+    assert f"saw {tmp_path}/none.pth, which cannot be read (No such file or directory)" in mistake
+    (mistake,) = mistakes(images, ["search.objective.metric=fid"])
+    assert "which reports no fid; expected another search.objective.metric" in mistake

@@ -1,0 +1,62 @@
+"""Where the user keeps the weights of the Inception network, and whether they are the published ones.
+
+Standard library only: a sweep is checked before anything heavy is imported.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from aiqn_core.config import ConfigError, EvaluateConfig, Problem
+
+VARIABLE = "AIQN_INCEPTION"
+PREFIX = "6726825d"  # of the SHA-256, and part of both names
+NAMES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
+SOURCES = (
+    "https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights",
+    "https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0",
+)
+ADVICE = (
+    f"FID, IS and KID need {NAMES[0]} or {NAMES[1]} (91 MB, sha256 {PREFIX}...), from {SOURCES[0]} or {SOURCES[1]}; "
+    f"put its path into evaluate.inception or ${VARIABLE}, or take evaluate.features: lite0"
+)
+
+
+class Weights(NamedTuple):
+    """A file of the published weights, and its SHA-256."""
+
+    path: Path
+    sha256: str
+
+
+def find_inception(path: Path | str | None = None) -> Weights:
+    """The file of the weights: `path`, or else $AIQN_INCEPTION; raises ConfigError where it is missing or another."""
+    named = path or os.environ.get(VARIABLE)
+    if not named:
+        raise _wrong(f"saw none, and ${VARIABLE} is not set")
+    file = Path(named).expanduser()
+    origin = f"saw {named}" if path else f"saw {named} (${VARIABLE})"
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise _wrong(f"{origin}, which cannot be read ({error.strerror})") from None
+    if not digest.startswith(PREFIX):
+        raise _wrong(f"{origin}, whose sha256 is {digest[:16]}..., not {PREFIX}...: other weights, or a torn download")
+    return Weights(file.resolve(), digest)
+
+
+def inception_problems(settings: EvaluateConfig) -> list[Problem]:
+    """What is wrong with the weights that an evaluation asks for."""
+    if settings.features != "inception":
+        return []
+    try:
+        find_inception(settings.inception)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _wrong(seen: str) -> ConfigError:
+    return ConfigError([Problem("evaluate.inception", f"{seen}. {ADVICE}")])
