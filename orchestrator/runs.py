@@ -287,14 +287,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside `path`, sync, rename."""
+def write_bytes(path: Path, content: bytes, sync: bool = True) -> None:
+    """Write to a temporary name beside `path`, sync, rename; what can be made again at any time needs no sync."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     temporary.replace(path)
 
 

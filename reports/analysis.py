@@ -137,10 +137,10 @@ def parameter_columns(runs: Sequence[Run]) -> dict[str, np.ndarray]:
     return columns
 
 
-def positions(values: Sequence[float | None]) -> list[float | None]:
-    """Numbers between the smallest (0) and the largest (1), on a logarithmic scale where that suits them."""
+def positions(values: Sequence[float | None], log: bool | None = None) -> list[float | None]:
+    """Numbers between the smallest (0) and the largest (1), on a logarithmic scale if `log`, or where that suits."""
     numbers = [value for value in values if value is not None]
-    scale = math.log if logarithmic(numbers) else float
+    scale = math.log if (logarithmic(numbers) if log is None else log) else float
     low, high = scale(min(numbers)), scale(max(numbers))
     return [None if value is None else (scale(value) - low) / ((high - low) or 1) for value in values]
 

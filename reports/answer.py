@@ -76,7 +76,7 @@ def _second_opinion(results: Results, finals: dict[str, list[Run]], order: list[
         first, second = (summarise(values_of(finals[arm], metric.name)) for arm in order[:2])
         if first and second:
             same = metric.key(first.mean) < metric.key(second.mean)
-            verb = "ranks them the same way" if same else "does not agree"
+            verb = "ranks them the same way" if same else "does not agree" if first != second else "is equal"
             said.append(f"{metric.name} {verb}: {plus_minus(first)} ({order[0]}), {plus_minus(second)} ({order[1]}).")
     return " ".join(said)
 

@@ -8,7 +8,8 @@ import altair as alt
 import pandas as pd
 
 from reports.analysis import Outcome, is_number, logarithmic, outcomes, positions
-from reports.figures import GRID, HEIGHT, INK, MUTED, WIDTH, Figure, color, styled, write_chart
+from reports.curves import LOG_RATIO
+from reports.figures import GRID, HEIGHT, INK, PAPER, WIDTH, Figure, color, styled, write_chart
 from reports.results import Metric, Results
 from reports.rounding import configuration, parameter, rounded
 
@@ -16,7 +17,7 @@ FEWEST = 8  # trials below which nothing is drawn
 MOST = 160  # lines; more cover each other
 BEST = 0.1  # the share of trials drawn in the arm's colour
 ABSENT = -0.13  # where a line passes a parameter that its trial does not have
-STEP = 128  # pixels between two axes
+WIDE = 2 * WIDTH
 
 
 def parallel_figures(results: Results, folder: Path) -> dict[str, Figure]:
@@ -64,19 +65,20 @@ def parallel_chart(found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
         "axis:N", sort=names, title=None, scale=alt.Scale(type="point", padding=0.35),
         axis=alt.Axis(orient="top", labelAngle=0, grid=True, domain=False, ticks=False, labelColor=INK, labelPadding=9),
     )  # fmt: skip
-    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[ABSENT - 0.02, 1.04], nice=False))
+    low = min(frame["place"].min(), 0.0) - 0.03
+    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[low, 1.03], nice=False))
     base = alt.Chart(frame).encode(x=x, y=y, detail="line:Q", description="title:N")
     marks = pd.DataFrame([{"axis": a["name"], "place": p, "text": t} for a in axes for p, t in a["marks"]])
-    text = alt.Chart(marks).encode(x=x, y=y, text="text:N").mark_text(align="left", dx=6, fontSize=11, color=MUTED)
+    text = alt.Chart(marks).encode(x=x, y=y, text="text:N")
+    place = {"align": "left", "dx": 7, "fontSize": 12}
     # Full colours without transparency: blending hundreds of lines takes seconds in a PNG.
     layers = [
         base.transform_filter("!datum.best").mark_line(strokeWidth=0.9, color=GRID),
-        base.transform_filter("datum.best").mark_line(strokeWidth=1.4, color=tone),
-        text.mark_text(align="left", dx=6, fontSize=11, color=MUTED),
+        base.transform_filter("datum.best").mark_line(strokeWidth=1.3, color=tone),
+        text.mark_text(**place, color=PAPER, stroke=PAPER, strokeWidth=4),  # so that lines do not cross the words
+        text.mark_text(**place, color=INK),
     ]
-    width = max(WIDTH, STEP * len(axes))
-    title = alt.TitleParams(metric.name, subtitle="each line is a configuration")
-    return styled(alt.layer(*layers).properties(width=width, height=HEIGHT, title=title))
+    return styled(alt.layer(*layers).properties(width=WIDE, height=HEIGHT))
 
 
 def axes_of(found: Sequence[Outcome], metric: Metric) -> list[dict[str, Any]]:
@@ -89,20 +91,21 @@ def axes_of(found: Sequence[Outcome], metric: Metric) -> list[dict[str, Any]]:
             axis = _numbers(name, values) if all(map(is_number, known)) else _words(name, values)
             axes.append(axis | ({} if len(known) == len(values) else {"marks": [*axis["marks"], (ABSENT, "none")]}))
     scores = [outcome.value for outcome in found]
-    score = _numbers(metric.name, scores)
+    score = _numbers(metric.name, scores, ratio=LOG_RATIO)
     if metric.lower_is_better:
         score["positions"] = [1 - place for place in score["positions"]]
         score["marks"] = [(1 - place, text) for place, text in score["marks"]]
     return [*axes, score]
 
 
-def _numbers(name: str, values: Sequence[float | None]) -> dict[str, Any]:
+def _numbers(name: str, values: Sequence[float | None], ratio: float | None = None) -> dict[str, Any]:
     known = sorted({value for value in values if value is not None})
-    if len(known) <= 10:  # choices among numbers: evenly spaced, since 0 has no place on a logarithmic axis
+    if ratio is None and len(known) <= 10:  # choices: evenly spaced, since 0 has no place on a logarithmic axis
         return _words(name, values)
-    ends = [(0.0, parameter(float(known[0]))), (1.0, parameter(float(known[-1])))]
-    middle = (known[0] * known[-1]) ** 0.5 if logarithmic(known) else (known[0] + known[-1]) / 2
-    return {"name": name, "positions": positions(values), "marks": [*ends, (0.5, parameter(float(middle)))]}
+    log = logarithmic(known) if ratio is None else known[0] > 0 and known[-1] > ratio * known[0]
+    middle = (known[0] * known[-1]) ** 0.5 if log else (known[0] + known[-1]) / 2
+    marks = [(place, parameter(float(value))) for place, value in ((0.0, known[0]), (0.5, middle), (1.0, known[-1]))]
+    return {"name": name, "positions": positions(values, log), "marks": marks}
 
 
 def _words(name: str, values: Sequence[Any]) -> dict[str, Any]:

@@ -63,15 +63,15 @@ def styled(chart: Any) -> Any:
 def write_chart(chart: alt.TopLevelMixin, name: str, folder: Path) -> str:
     """Write `<name>.svg`, `.png` and `.pdf`; returns the SVG for a page. Same chart, same bytes."""
     with alt.data_transformers.enable("default", max_rows=None):
-        specification = json.dumps(chart.to_dict())
+        specification = json.dumps(chart.to_dict(validate=False))  # Vega-Lite's compiler tells what is wrong, too
     drawn = vl_convert.vegalite_to_svg(specification)
     root = _titled(drawn, name)
     inline = ElementTree.tostring(root, encoding="unicode")
     width, height = root.attrib["viewBox"].split()[2:]
     attributes = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
-    write_bytes(folder / f"{name}.svg", inline.replace("<svg", attributes, 1).encode())
-    write_bytes(folder / f"{name}.png", vl_convert.svg_to_png(drawn, scale=PPI / 72))
-    write_bytes(folder / f"{name}.pdf", _sorted_resources(vl_convert.svg_to_pdf(drawn)))
+    write_bytes(folder / f"{name}.svg", inline.replace("<svg", attributes, 1).encode(), sync=False)
+    write_bytes(folder / f"{name}.png", vl_convert.svg_to_png(drawn, scale=PPI / 72), sync=False)
+    write_bytes(folder / f"{name}.pdf", _sorted_resources(vl_convert.svg_to_pdf(drawn)), sync=False)
     return inline
 
 

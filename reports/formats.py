@@ -11,8 +11,8 @@ from reports.tables import Table
 def write_table(table: Table, folder: Path) -> None:
     """Write `<name>.csv` and `.parquet` with full precision, `<name>.md` and `<name>.tex` as people read them."""
     for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
-        write_bytes(folder / f"{table.name}.{suffix}", text.encode())
-    write_bytes(folder / f"{table.name}.parquet", to_parquet(table))
+        write_bytes(folder / f"{table.name}.{suffix}", text.encode(), sync=False)
+    write_bytes(folder / f"{table.name}.parquet", to_parquet(table), sync=False)
 
 
 def _cells(table: Table, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:

@@ -89,8 +89,10 @@ def write_page(results: Results, folder: Path) -> Path:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         date=datetime.fromtimestamp(results.created, UTC).strftime("%-d %B %Y") if results.created else None,
     )
-    write_bytes(folder / "index.html", page.encode())
-    write_bytes(folder / "answer.md", answer_text(results, [shown["comparison"], shown["verdicts"]]).encode())
+    write_bytes(folder / "index.html", page.encode(), sync=False)
+    write_bytes(
+        folder / "answer.md", answer_text(results, [shown["comparison"], shown["verdicts"]]).encode(), sync=False
+    )
     return folder / "index.html"
 
 

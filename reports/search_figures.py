@@ -15,8 +15,9 @@ from reports.rounding import configuration, parameter, rounded
 LOG_RATIO = 4.0
 MOST_BUDGETS = 60  # points of the best-of-n curve
 BINS = 8  # of a parameter's values, for the median in each
+MOST_UPRIGHT = 5  # labels beside each other
 FEWEST = 8  # trials below which a parameter's effect is not drawn
-COLUMNS = 3  # of small figures
+COLUMNS = 3  # of small figures; as wide together as parallel coordinates
 
 
 def search_figures(results: Results, folder: Path) -> list[Figure]:
@@ -148,10 +149,17 @@ def _effect(name: str, found: Sequence[Outcome], metric: Metric, tone: str) -> A
     # few distinct values are choices, also where they are numbers
     choices = frame["x"].nunique() <= BINS or not all(map(is_number, frame["x"]))
     if choices:
-        order = sorted(frame["x"].unique(), key=lambda value: (not is_number(value), value if is_number(value) else 0))
+        order = sorted(
+            frame["x"].unique(), key=lambda value: (not is_number(value), value if is_number(value) else str(value))
+        )
         words = [parameter(value) for value in order]
         frame["x"] = frame["x"].map(dict(zip(order, words, strict=True)))
-        x: Any = alt.X("x:N", sort=words, title=name, axis=alt.Axis(labelAngle=0, grid=False))
+        x: Any = alt.X(
+            "x:N",
+            sort=words,
+            title=name,
+            axis=alt.Axis(labelAngle=0 if len(words) <= MOST_UPRIGHT else -40, grid=False),
+        )
         medians = frame.groupby("x", sort=False)["value"].median().reset_index()
         bars = alt.Chart(medians).mark_tick(thickness=2.4, size=26, color=tone).encode(x=x)
     else:
@@ -175,7 +183,7 @@ def _drawn(layers: list[Any], metric: Metric) -> Any:
 
 
 def _x(field: str, title: str, scale: Any = None) -> Any:
-    axis = alt.Axis(grid=False, tickCount=6, format="~s" if field != "value:Q" else "~g", titleColor=MUTED)
+    axis = alt.Axis(grid=False, tickCount=6, format="~s" if field != "value:Q" else "~r", titleColor=MUTED)
     return alt.X(field, title=title, scale=scale or alt.Scale(nice=False), axis=axis)
 
 

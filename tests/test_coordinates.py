@@ -28,7 +28,7 @@ def test_positions_on_the_axes():
     assert axes["name"]["positions"][:3] == [0, 1, 0]
     assert axes["kappa"]["positions"][:3] == [0, 1, 0.5]  # evenly: 0 has no place on a logarithmic axis
     assert axes["lr"]["positions"][:3] == pytest.approx([0, 1, 0.5])  # logarithmic
-    assert axes["fd_lite0"]["positions"][:3] == pytest.approx([0, 1, 0.5])  # the best at the top
+    assert axes["fd_lite0"]["positions"][:3] == pytest.approx([0, 1, 0.5])  # linear up to a ratio of 4, best at the top
     assert (1.0, "2") in axes["fd_lite0"]["marks"]
 
 
