@@ -21,6 +21,7 @@ from orchestrator.space import Number, apply, variations
 from orchestrator.trial import Assignment, run_trial
 
 SECONDS = 30.0
+PACKING_SECONDS = 3.0  # for each number of trials at once
 KINDS = 4  # configurations of each arm that are tried
 FEW = 32  # samples of the small evaluation
 REFERENCE = 512  # real images at most: features of thousands would take the whole time
@@ -50,6 +51,16 @@ def calibrate(sweep: Sweep, seconds: float = SECONDS) -> dict[str, Rates]:
     if any(worker.wait() for worker in workers):
         raise RuntimeError("a calibration process failed; what it said is above")
     return {name: _mean([Rates(**answer[name]) for answer in answers]) for name in work}
+
+
+def packing_advice(sweep: Sweep) -> str:
+    """How many trials at once a GPU is worth, measured with the first arm; "" where trials use no GPU."""
+    if not sweep.resources.gpu:
+        return ""
+    from aiqn_core.calibrate import describe, measure_packing
+
+    arm = next(iter(sweep.arms.values()))
+    return f"{arm.name} on one GPU\n{describe(measure_packing(kinds(arm)[0], seconds=PACKING_SECONDS))}"
 
 
 def _gpu_here() -> bool:

@@ -104,6 +104,10 @@ def plan(
         made = planning.make_plan(loaded, rates, basis, gpus)
         planning.store_plan(run, made, rates)
         print("\n".join([*planning.plan_lines(made), *planning.over_budget(made, loaded)]))
+        if calibrate and loaded.resources.gpu:
+            from orchestrator.calibration import packing_advice
+
+            print("\n" + packing_advice(loaded))
 
 
 @app.command()

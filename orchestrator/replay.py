@@ -14,6 +14,7 @@ from aiqn_core.config import ConfigError, Problem
 from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs
 from orchestrator.samplers import make_pruner
 
+REGRET, SHARE = 0.02, 0.25  # what a pruner is worth having for
 PRUNERS = ("none", "median", "{name: percentile, percentile: 25.0}", "asha", "hyperband")
 
 
@@ -151,4 +152,16 @@ def replay_lines(replays: Sequence[Replay]) -> list[str]:
         cells = [one.pruner, f"{one.steps:,}", f"{one.share:.0%}", minutes, str(one.pruned)]
         rows.append(cells + [value + lost for value, lost in zip(chosen, regrets, strict=True)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*table, "", _cheap_enough(replays)]
+
+
+def _cheap_enough(replays: Sequence[Replay]) -> str:
+    """Which pruners would have found nearly the best of every arm for a fraction of the steps."""
+    good = [
+        one.pruner
+        for one in replays
+        if one.share <= SHARE and all(lost is not None and lost <= REGRET for lost in one.regret.values())
+    ]
+    names = ", ".join(good) or "none"
+    return f"Within {REGRET:.0%} of the best of each arm for at most {SHARE:.0%} of the steps: {names}."

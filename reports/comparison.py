@@ -34,6 +34,8 @@ def comparison(results: Results) -> Table:
     """Table 1 of the sweep: a row for each arm, search and final values in columns of their own."""
     rows, shown, notes = [], [], []
     objective, leader = results.objective, answer(results).leader
+    infinite = f"Of ∞ samples {objective.label}"
+    any_infinite = any(extrapolated(chosen_finals(results, arm), objective.name) for arm in results.arms)
     search_samples = {
         last_record(runs[0], objective.name).get("samples") for arm in results.arms if (runs := ranked(results, arm))
     }
@@ -50,6 +52,7 @@ def comparison(results: Results) -> Table:
                 search_column: rounded(row["search_value"]),
                 f"Final {objective.label}": plus_minus(summaries[objective]),
                 "95 % interval": _interval_text(summaries[objective]),
+                **({infinite: plus_minus(extrapolated(finals, objective.name))} if any_infinite else {}),
                 **{f"Final {metric.label}": plus_minus(summaries[metric]) for metric in results.metrics[1:]},
                 f"Untrained {objective.name}": _untrained_text(row),
                 "Seeds": f"{len(finals)} of {results.seeds}" if results.top else MISSING,
@@ -79,6 +82,11 @@ def comparison(results: Results) -> Table:
     notes.append(
         "Search and final values are in separate columns: they can differ in steps and in the number of samples."
     )
+    if any_infinite:
+        notes.append(
+            "A distance of few samples is too large; that of ∞ is a line in 1/N through those of fewer "
+            "(Chong and Forsyth 2020)."
+        )
     notes.append(
         f"± is the sample standard deviation over seeds, rounded up; the interval is that of the mean (Student's t). "
         f"{results.hours_unit}: search and finals together." + (" Bold: better, as tested below." if leader else "")
@@ -113,6 +121,8 @@ def _comparison_row(results: Results, arm: str, best: Run | None, finals: list[R
         summary = summarise(values_of(finals, metric.name))
         for part in ("mean", "deviation", "low", "high", "seeds"):
             row[f"final_{metric.name}_{part}"] = getattr(summary, part) if summary else None
+    endless = extrapolated(finals, name)
+    row |= {"final_infinite_mean": endless and endless.mean, "final_infinite_deviation": endless and endless.deviation}
     low, high = interval(summarise(values_of(finals, name)))
     row |= {f"final_{name}_interval_low": low, f"final_{name}_interval_high": high}
     last = [last_record(run, name) for run in finals]
@@ -133,6 +143,11 @@ def _comparison_row(results: Results, arm: str, best: Run | None, finals: list[R
         "hours_unit": results.hours_unit,
     }
     return row
+
+
+def extrapolated(finals: Sequence[Run], name: str) -> Summary | None:
+    """The finals' distances of infinitely many samples, where they were measured."""
+    return summarise(values_of(finals, f"{name}_infinite"))
 
 
 def interval(summary: Summary | None) -> tuple[float | None, float | None]:

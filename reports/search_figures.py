@@ -77,9 +77,9 @@ def order_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
         return None
     base = alt.Chart(frame).encode(x=_x("number:Q", "search trial"), color=_colors(list(found)))
     points = base.transform_filter("isValid(datum.value)").mark_point(filled=True, size=22, opacity=0.5)
-    line = base.transform_filter("isValid(datum.best)").mark_line(interpolate="step-after", strokeWidth=2.2)
+    line = base.transform_filter("isValid(datum.best)").mark_line(interpolate="step-after", strokeWidth=2.2, aria=False)
     y = _y("value:Q", frame["value"])
-    return _drawn([points.encode(y=y, description="label:N"), line.encode(y=_y("best:Q", frame["value"]))], metric)
+    return _drawn([line.encode(y=_y("best:Q", frame["value"])), points.encode(y=y, description="label:N")], metric)
 
 
 def budget_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
@@ -99,8 +99,8 @@ def budget_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     base = alt.Chart(frame).encode(x=_x("n:Q", "search trials", scale), color=_colors(list(found)))
     both = pd.concat([frame["low"], frame["high"]])
     layers = [
-        base.mark_area(opacity=1, fillOpacity=0.15).encode(y=_y("low:Q", both), y2="high:Q"),
-        base.mark_line(strokeWidth=2.2).encode(y=_y("median:Q", both)),
+        base.mark_area(opacity=1, fillOpacity=0.15, aria=False).encode(y=_y("low:Q", both), y2="high:Q"),
+        base.mark_line(strokeWidth=2.2, aria=False).encode(y=_y("median:Q", both)),
         base.mark_point(filled=True, size=16, opacity=1).encode(y=_y("median:Q", both), description="label:N"),
     ]
     return _drawn(layers, metric)
@@ -115,17 +115,23 @@ def budgets(total: int) -> list[int]:
 
 def robustness_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     """The share of trials at least as good as each value; None where there is no value."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for arm, trials in found.items():
-        values = sorted((trial.value for trial in trials if trial.value is not None), key=metric.key)
-        rows += [{"arm": arm, "value": v, "share": (i + 1) / len(trials)} for i, v in enumerate(values)]
+        valued = sorted((metric.key(trial.value), trial.number, trial) for trial in trials if trial.value is not None)
+        for rank, (_, _, trial) in enumerate(valued, start=1):
+            label = f"{trial.run.id}, {rank} of {len(trials)}\n{configuration(trial.run.params)}"
+            label += f"\n{metric.name} {rounded(trial.value)}"
+            rows.append({"arm": arm, "value": trial.value, "share": rank / len(trials), "label": label})
     frame = pd.DataFrame(rows)
     if frame.empty:
         return None
-    chart = alt.Chart(frame).mark_line(interpolate="step-after", strokeWidth=2.2)
+    chart = alt.Chart(frame)
+    line = chart.mark_line(interpolate="step-after", strokeWidth=2.2, aria=False)
+    points = chart.mark_point(filled=True, size=12, opacity=1).encode(description="label:N")
     y = alt.Y("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
     scale = _scale(frame["value"], reverse=not metric.lower_is_better)
-    return _drawn([chart.encode(x=_x("value:Q", metric.label, scale), y=y, color=_colors(list(found)))], metric)
+    x = _x("value:Q", metric.label, scale)
+    return _drawn([layer.encode(x=x, y=y, color=_colors(list(found))) for layer in (line, points)], metric)
 
 
 def effect_chart(found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
@@ -138,11 +144,11 @@ def effect_chart(found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
 
 
 def _effect(name: str, found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
-    rows = [
-        {"x": outcome.run.params[name], "value": outcome.value, "label": f"{outcome.run.id}\n{name} = {shown}"}
-        for outcome in found
-        if name in outcome.run.params and (shown := parameter(outcome.run.params[name]))
-    ]
+    rows = []
+    for outcome in found:
+        if name in outcome.run.params:
+            label = f"{outcome.run.id}\n{configuration(outcome.run.params)}\n{metric.name} {rounded(outcome.value)}"
+            rows.append({"x": outcome.run.params[name], "value": outcome.value, "label": label})
     frame = pd.DataFrame(rows)
     if frame.empty or frame["x"].astype(str).nunique() < 2:
         return None
@@ -161,7 +167,7 @@ def _effect(name: str, found: Sequence[Outcome], metric: Metric, tone: str) -> A
             axis=alt.Axis(labelAngle=0 if len(words) <= MOST_UPRIGHT else -40, grid=False),
         )
         medians = frame.groupby("x", sort=False)["value"].median().reset_index()
-        bars = alt.Chart(medians).mark_tick(thickness=2.4, size=26, color=tone).encode(x=x)
+        bars = alt.Chart(medians).mark_tick(thickness=2.4, size=26, color=tone, aria=False).encode(x=x)
     else:
         log = logarithmic(frame["x"].tolist())
         scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=6)
@@ -169,7 +175,7 @@ def _effect(name: str, found: Sequence[Outcome], metric: Metric, tone: str) -> A
         bins = pd.qcut(frame["x"], min(BINS, len(frame) // 4), duplicates="drop")
         groups = frame.groupby(bins, observed=True)
         medians = pd.DataFrame({"x": groups["x"].min(), "x2": groups["x"].max(), "value": groups["value"].median()})
-        bars = alt.Chart(medians).mark_rule(strokeWidth=2.4, color=tone).encode(x=x, x2="x2:Q")
+        bars = alt.Chart(medians).mark_rule(strokeWidth=2.4, color=tone, aria=False).encode(x=x, x2="x2:Q")
     y = _y("value:Q", frame["value"])
     points = alt.Chart(frame).mark_point(filled=True, size=16, opacity=0.45, color=tone)
     layers = alt.layer(points.encode(x=x, y=y, description="label:N"), bars.encode(y=y))

@@ -1,8 +1,13 @@
+import json
+
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.plan import Rates, make_plan, store_plan
+from orchestrator.runs import RunFolder
+from orchestrator.sweep import load_sweep
 
 SWEEP = """# Which?
 name: tiny
@@ -86,3 +91,30 @@ def test_preparing_data_says_what_is_there_and_where(call, tmp_path):
     wrong = call("data", "prepare", "photos", "--from", "nowhere", "--to", "elsewhere")
     assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (2, 1)
     assert "no such file or folder" in wrong.stderr
+
+
+RATES = Rates(step=0.5, evaluation=2.0, sample=0.1, trial=3.0, disk=1e6)
+SECONDS = 3 + 110 * 0.5 + 10 * (2 + 512 * 0.1)  # of one trial
+
+
+def test_a_plan_is_printed_and_kept_without_starting_anything(call, tmp_path):
+    size = ("--set", "train.steps=110", "--set", "evaluate.every=11", "--set", "search.trials=7")
+    result = call("plan", "tiny.yaml", *size)
+    assert result.exit_code == 0
+    row = next(line.split() for line in result.output.splitlines() if line.startswith("pixelcnn"))
+    assert row == ["pixelcnn", "search", "7", "110", "10", "of", "512", "samples", "?", "?"]
+    assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == ["plan.json"]
+
+
+def test_a_sweep_above_its_budget_does_not_start_unasked(call, tmp_path):
+    size = ("--set", "train.steps=110", "--set", "evaluate.every=11", "--set", "search.trials=7")
+    budget = ("--set", "budget.hours=0.01")
+    sweep = load_sweep(tmp_path / "tiny.yaml", [*size[1::2], budget[1]])
+    run = RunFolder(tmp_path / "runs" / "tiny")
+    store_plan(run, make_plan(sweep, {"pixelcnn": RATES}, "an earlier run"), {"pixelcnn": RATES})
+    result = call("sweep", "tiny.yaml", *size, *budget)
+    assert result.exit_code == 2
+    assert "above budget.hours = 0.01" in result.stderr
+    assert "Nothing was started" in result.stderr
+    assert json.loads(run.plan.read_text())["lines"][0]["seconds"] == pytest.approx(SECONDS)
+    assert not run.sweep_json.exists()

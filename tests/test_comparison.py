@@ -77,3 +77,14 @@ def test_and_nowhere_else(folder, change):
         path.unlink()
     paper_run(folder, **change)
     assert published(read_results(folder.path)).shown.empty
+
+
+def test_distances_of_infinitely_many_samples_stand_in_a_column_of_their_own(folder):
+    assert not any("∞" in column for column in comparison(read_results(folder.path)).shown)
+    for seed, value in ((0, 40.0), (1, 43.0)):
+        history = [record("pixelcnn", 4, 1500, 1000) | {"fd_lite0_infinite": value}]
+        folder.trial(f"pixelcnn-final-{seed}").metrics.unlink()
+        write_trial(folder, "pixelcnn", "final", seed, history, seed=seed, source=4)
+    table = comparison(read_results(folder.path))
+    assert table.shown["Of ∞ samples fd_lite0 ↓"].tolist() == ["41.5 ± 2.2", "—"]
+    assert table.data["final_infinite_mean"].tolist()[0] == 41.5

@@ -261,3 +261,35 @@ def test_mlflow_runs_are_kept_beside_the_trials(open_ledger):
     ledger.remember_runs({"pixelcnn-search-0": "aa", "pixelcnn-search-11": "bb", "pixelcnn-final-0": "cc"})
     assert study(ledger, "pixelcnn/search").user_attrs["mlflow_runs"] == {"0": "aa", "11": "bb"}
     assert study(ledger, "pixelcnn/final").user_attrs["mlflow_runs"] == {"0": "cc"}
+
+
+def test_finals_start_once_their_arm_has_searched_while_the_other_still_does(open_ledger):
+    ledger = open_ledger()
+    held = []  # every trial of pixeliqn is slow
+    while (assignment := ledger.next()) is not None and assignment.stage == "search":
+        if assignment.arm == "pixeliqn":
+            held.append(assignment)
+        else:
+            work(ledger, assignment)
+    assert (assignment.arm, assignment.stage) == ("pixelcnn", "final")
+    assert len(held) == 4  # and one is not handed out yet
+    assert ledger.states["pixeliqn", "search"].total() == 0  # none of them has ended
+
+
+def test_of_equal_trials_the_earlier_goes_on_and_a_pruned_one_never(open_ledger):
+    ledger = open_ledger()
+    # The pruned trial has the best value of all, two tie for the second place of the finals.
+    values = {0: 7.0, 1: 3.0, 2: 1.0, 3: 5.0, 4: 5.0}
+    for _ in range(10):
+        assignment = ledger.next()
+        folder = start(ledger, assignment)
+        ledger.report(assignment.id, {"step": 6, "time": 0.0, "fd_lite0": values[assignment.number]})
+        folder.update_status(state="completed")
+        ledger.close(assignment.id, "pruned" if assignment.number == 2 else None)
+    finals = [ledger.next() for _ in range(12)]
+    assert {(final.arm, final.source) for final in finals} == {
+        ("pixelcnn", 1),
+        ("pixelcnn", 3),
+        ("pixeliqn", 1),
+        ("pixeliqn", 3),
+    }

@@ -1,5 +1,6 @@
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -82,6 +83,7 @@ def test_the_table_and_what_cannot_be_replayed(run, tmp_path):
     lines = replay_lines(replay(run.path, [{"name": "none"}, {"name": "asha", "min_resource": 100}]))
     assert lines[0].split()[:2] == ["pruner", "steps"]
     assert lines[1].startswith("none")
+    assert lines[-1] == "Within 2% of the best of each arm for at most 25% of the steps: none."
     assert "asha min_resource=100" in lines[2]
     with pytest.raises(ConfigError, match="did you mean 'median'"):
         replay(run.path, [{"name": "meidan"}])
@@ -94,3 +96,11 @@ def test_the_table_and_what_cannot_be_replayed(run, tmp_path):
     empty.sweep_json.write_text(json.dumps(run.read_sweep()))
     with pytest.raises(RunFolderError, match="no search trial has ended"):
         replay(empty.path, [{"name": "none"}])
+
+
+def test_a_pruner_that_is_worth_it_is_named(run):
+    replays = replay(run.path, [{"name": "none"}])
+    cheap = replace(replays[0], pruner="cheap", share=0.2, regret={"a": 0.01, "b": 0.0})
+    close = replace(cheap, pruner="close", regret={"a": 0.03, "b": 0.0})
+    nothing = replace(cheap, pruner="nothing", regret={"a": None, "b": 0.0})
+    assert replay_lines([*replays, cheap, close, nothing])[-1].endswith("of the steps: cheap.")

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from run_folders import FLOOR, SEARCH_STATES, SEEDS, csv_rows, distance, finals_by_hand
 
-from orchestrator.runs import RunFolder
+from orchestrator.runs import RunFolder, write_json
+from reports.results import read_results
+from reports.tables import plan_and_actual
 
 
 @pytest.mark.parametrize("metric", ["fd_lite0", "is_lite0_mean"])
@@ -52,3 +54,44 @@ def test_cost_adds_up(finished: RunFolder) -> None:
     assert sum(float(row["training_seconds"]) + float(row["evaluation_seconds"]) for row in parts) == pytest.approx(
         by_hand
     )
+
+
+def test_the_plan_against_what_was_spent(folder: RunFolder) -> None:
+    lines = [
+        {"arm": arm, "stage": stage, "trials": trials, "steps": steps, "seconds": seconds}
+        for arm in ("pixelcnn", "pixeliqn")
+        for stage, trials, steps, seconds in (("search", 6, 600, 40.0), ("final", 2, 1500, 90.0))
+    ]
+    write_json(folder.plan, {"basis": "a guess", "lines": lines, "wall_seconds": 100.0, "upper_bound": True})
+    begin = 5000.0
+    for path in sorted(folder.trials.glob("*/status.json")):
+        status = json.loads(path.read_text())
+        begin += 7
+        write_json(path, {**status, "attempts": 1, "started": begin, "updated": begin + 200.0})
+    table = plan_and_actual(read_results(folder.path))
+    rows = table.data.set_index("quantity")
+    assert rows.loc["pixelcnn search: steps", "planned"] == 3600
+    assert rows.loc["pixelcnn search: steps", "actual"] == 4 * 600 + 200 + 0
+    assert rows.loc["pixeliqn final: time", "actual"] == 2 * 200
+    assert rows.loc["all trials: time", "planned"] == 2 * (6 * 40 + 2 * 90)
+    assert rows.loc["all trials: time", "ratio"] == pytest.approx(16 * 200 / 840)
+    assert rows.loc["wall clock", "actual"] == 15 * 7 + 200
+    assert table.notes[:2] == (
+        "Planned from a guess.",
+        "The plan is an upper bound: it lets no trial be stopped early.",
+    )
+
+
+def test_without_a_plan_there_is_no_such_table(finished: RunFolder) -> None:
+    assert plan_and_actual(read_results(finished.path)).shown.empty
+
+
+def test_the_trials_behind_each_row_of_the_comparison(finished: RunFolder) -> None:
+    rows = csv_rows(finished.report / "reproduction.csv")
+    assert [row["trial"] for row in rows if row["row"].startswith("pixeliqn")] == [
+        "pixeliqn-search-4",
+        "pixeliqn-final-0",
+        "pixeliqn-final-1",
+    ]
+    assert [row["seed"] for row in rows] == ["0", "0", "1"] * 2
+    assert all((finished.path / row["configuration"]).is_file() for row in rows)
