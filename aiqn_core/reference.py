@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from aiqn_core.features import Extractor, check_images
 from aiqn_core.metrics import check_count, checked, kernel_within, random_subsets, subset_size
 
 CACHE_FORMAT = 2  # part of the key of a cached reference: raise it when its contents change
+SEEN_AT_ONCE = 256  # real images between two words of progress
 REAL = 1  # the seed of the subsets of real images; those of samples have another
 
 
@@ -59,13 +61,24 @@ def reference_statistics(features: Float[Tensor, "image feature"]) -> Reference:
     )
 
 
+def bar(done: int, total: int) -> None:
+    """A line in the terminal that says how many real images were seen; nothing where there is no terminal."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\rstatistics of real images: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
+
+
 def cached_reference(
-    images: UInt8[Tensor, "image channel height width"], extractor: Extractor, cache_dir: Path | str | None = None
+    images: UInt8[Tensor, "image channel height width"],
+    extractor: Extractor,
+    cache_dir: Path | str | None = None,
+    progress: Callable[[int, int], None] = bar,
 ) -> Reference:
     """`reference_statistics` of images, kept on disk under a key of their pixels and the extractor's description.
 
     The folder is `cache_dir`, or else $AIQN_CACHE, or else ~/.cache/aiqn. Several processes compute a reference once;
-    a damaged file is computed again. Raises OSError where the folder cannot be written, ValueError for wrong images.
+    a damaged file is computed again. `progress` is told how many of how many images were seen. Raises OSError where
+    the folder cannot be written, ValueError for wrong images.
     """
     check_images(images)
     check_count(len(images), "images")
@@ -75,9 +88,18 @@ def cached_reference(
         with _locked(path.with_suffix(".lock")):
             reference = _read_reference(path)  # another process may have written it while this one waited
             if reference is None:
-                reference = reference_statistics(extractor(images).pooled)
+                reference = reference_statistics(_pooled(images, extractor, progress))
                 _write_reference(path, reference)
     return reference
+
+
+def _pooled(images: Tensor, extractor: Extractor, progress: Callable[[int, int], None]) -> Tensor:
+    parts = []
+    for begin in range(0, len(images), SEEN_AT_ONCE):
+        progress(begin, len(images))
+        parts.append(extractor(images[begin : begin + SEEN_AT_ONCE]).pooled)
+    progress(len(images), len(images))
+    return torch.cat(parts)
 
 
 def reference_path(images: Tensor, extractor: Extractor, cache_dir: Path | str | None = None) -> Path:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from halves import Halves, SlowHalves, normal, random_images
 
-from aiqn_core.reference import cached_reference, reference_path, reference_statistics
+from aiqn_core.reference import bar, cached_reference, reference_path, reference_statistics
 
 
 def test_reference_holds_the_covariance():
@@ -88,6 +88,26 @@ def test_processes_compute_a_reference_once(tmp_path):
         process.join(20)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(list(tmp_path.glob("computed-*"))) == 1
+
+
+def test_progress_is_told_while_it_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr("aiqn_core.reference.SEEN_AT_ONCE", 5)
+    told = []
+    reference = cached_reference(random_images(13), Halves(), tmp_path, lambda *seen: told.append(seen))
+    assert told == [(0, 13), (5, 13), (10, 13), (13, 13)]
+    assert equal(reference, reference_statistics(Halves()(random_images(13)).pooled))
+    cached_reference(random_images(13), Halves(), tmp_path, lambda *seen: told.append(seen))
+    assert len(told) == 4
+
+
+def test_progress_is_shown_in_a_terminal_alone(capsys, monkeypatch):
+    bar(5, 1000)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    bar(512, 1000)
+    bar(1000, 1000)
+    line = "\rstatistics of real images: "
+    assert capsys.readouterr().err == f"{line}512 of 1,000{line}1,000 of 1,000\n"
 
 
 def test_cache_folder_comes_from_the_environment(tmp_path, monkeypatch):

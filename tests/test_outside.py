@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aiqn_core.config import ConfigError, DataConfig
+from aiqn_core.data import load_data
+from aiqn_core.features import Lite0
+from aiqn_core.outside import SamplesError, evaluate_files, read_images, scored_lines
+from aiqn_core.reference import reference_statistics
+from aiqn_core.scores import evaluate_images
+
+SMALL = {"size": 32, "splits": 3, "reference": 41}
+
+
+def save_images(folder, images):
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(folder / f"{index:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data(DataConfig("digits"))
+
+
+def test_an_array_and_a_folder_of_the_same_images_score_alike(tmp_path, digits):
+    images, real = digits.test[:17], digits.train[:23]
+    np.save(tmp_path / "samples.npy", images.numpy())
+    folder, against = save_images(tmp_path / "samples", images), save_images(tmp_path / "real", real)
+    by_array = evaluate_files(tmp_path / "samples.npy", str(against), **SMALL)
+    by_folder = evaluate_files(folder, str(against), **SMALL)
+    assert by_array == by_folder
+    extractor = Lite0(32, "cpu")
+    reference = reference_statistics(extractor(real.repeat(1, 3, 1, 1)).pooled)
+    expected = evaluate_images(images, reference, extractor, splits=3, extrapolate=True)
+    assert by_array.scores == pytest.approx(expected, rel=1e-5)
+    assert {"samples": 17, "reference": 23, "reference_set": "folder", "splits": 3}.items() <= by_array.protocol.items()
+
+
+def test_against_a_data_set(tmp_path, digits):
+    np.save(tmp_path / "samples.npy", digits.test[:19, 0].numpy())  # (N, H, W)
+    scored = evaluate_files(tmp_path / "samples.npy", "digits", **SMALL, samples=13)
+    assert {"samples": 13, "reference": 41, "reference_set": "training"}.items() <= scored.protocol.items()
+    assert scored.protocol["data"] == f"digits {digits.checksum}"
+    lines = scored_lines(scored)
+    assert lines[0].startswith("fd_lite0 ")
+    assert f"{scored.scores['fd_lite0_low']:.4g} to {scored.scores['fd_lite0_high']:.4g}" in lines[0]
+    assert "samples: 13" in lines
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 11), (5, 7, 11, 3), (5, 7, 11, 1), (5, 3, 7, 11), (5, 1, 7, 11)])
+def test_layouts_of_arrays(tmp_path, shape):
+    array = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
+    np.save(tmp_path / "x.npy", array)
+    images = read_images(tmp_path / "x.npy")
+    planes = array[:, None] if len(shape) == 3 else array if shape[1] < 5 else array.transpose(0, 3, 1, 2)
+    assert torch.equal(images, torch.from_numpy(np.ascontiguousarray(planes)))
+
+
+FLOATS = np.random.RandomState(0).rand(5, 7, 11, 3)
+BROKEN = np.where(np.arange(5)[:, None, None, None] == 3, np.nan, FLOATS)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (BROKEN, r"saw NaN or infinity in 1 of 5 images \(float64\), expected uint8 of 0 to 255; find out why"),
+        (255 * FLOATS.astype(np.float32), r"saw float32 from [\d.]+ to 25\d.*; save np.rint\(images\).clip\(0, 255\)"),
+        (FLOATS, r"saw float64 from [\de.-]+ to 0.9\d*, expected uint8 of 0 to 255; save np.rint\(255 \* images\)"),
+        (2 * FLOATS - 1, r"save np.rint\(127.5 \* \(images \+ 1\)\).astype\(np.uint8\)"),
+        (FLOATS.astype(np.int64), "saw int64, expected uint8"),
+        (np.zeros((5, 7), np.uint8), r"saw the shape \(5, 7\), expected \(N, H, W\), \(N, H, W, 1 or 3\)"),
+        (np.zeros((5, 2, 7, 11), np.uint8), r"saw the shape \(5, 2, 7, 11\)"),
+        (np.zeros((5, 3, 7, 3), np.uint8), r"saw the shape \(5, 3, 7, 3\)"),  # whose planes could be either
+        (np.zeros((0, 3, 7, 11), np.uint8), r"saw the shape \(0, 3, 7, 11\)"),
+        (np.zeros((2, 3, 7, 11), np.uint8), "saw 2 images, expected at least 3"),
+        (np.zeros((1, 3, 7, 11), np.uint8), "saw 1 image, expected at least 3"),
+        (np.array([{}], object), "is no array of numbers that NumPy can read"),
+    ],
+)
+def test_wrong_arrays_are_one_clear_line(tmp_path, array, message):
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(SamplesError, match=message) as caught:
+        evaluate_files(tmp_path / "x.npy", "digits", **SMALL)
+    assert str(caught.value).startswith(f"{tmp_path}/x.npy: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_wrong_sources_are_one_clear_line(tmp_path, digits):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY")
+    samples = save_images(tmp_path / "samples", digits.test[:5])
+    for source, against, message in (
+        (tmp_path / "empty", "digits", "empty: saw no images in it, expected files ending in .png"),
+        (tmp_path / "nowhere", "digits", "nowhere: no such file or folder"),
+        (tmp_path / "nowhere.npy", "digits", "nowhere.npy: no such file"),
+        (tmp_path / "torn.npy", "digits", "torn.npy: is no array of numbers"),
+        (samples, str(tmp_path / "empty"), "empty: saw no images in it"),
+        (samples, "banana2d", "banana2d: saw data of vectors, expected images"),
+    ):
+        with pytest.raises(SamplesError, match=message) as caught:
+            evaluate_files(source, against, **SMALL)
+        assert len(str(caught.value).splitlines()) == 1
+    for settings, message in (({"size": 5}, "evaluate.size: saw 5"), ({"features": "lite"}, "saw 'lite'")):
+        with pytest.raises(ConfigError, match=message):
+            evaluate_files(samples, "digits", **settings)
+    with pytest.raises(ConfigError, match=r"data.name: saw 'digit'; did you mean 'digits'"):
+        evaluate_files(samples, "digit", **SMALL)
