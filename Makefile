@@ -4,13 +4,20 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep test lint clean
+.PHONY: sweep test cluster lint clean
 
 sweep: .venv/installed
 	$(BIN)/aiqn sweep sweeps/quickstart.yaml
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest
+
+# Several Ray nodes, Slurm, Ray's Job API and PostgreSQL, all started on this machine, for which it needs root.
+cluster: .venv/installed
+	command -v ip sbatch munged setpriv curl > /dev/null && ls /usr/lib/postgresql/*/bin/initdb > /dev/null \
+		|| (apt-get update -qq && apt-get install -qq -y iproute2 slurm-wlm munge postgresql curl)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
+	$(BIN)/python -m pytest -m cluster --capture=tee-sys tests/test_cluster.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

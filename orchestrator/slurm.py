@@ -47,7 +47,10 @@ fi
 export RAY_ADDRESS=$ip:$port
 {command} &
 sweep=$!
+[ -n "$requeue" ] && warned  # the notice came before there was anybody to tell
+# A signal interrupts `wait`, with a code above 128: wait again, also where the sweep has ended in between.
 while wait "$sweep"; code=$?; [ $code -gt 128 ] && kill -0 "$sweep" 2>/dev/null; do :; done
+if [ $code -gt 128 ]; then wait "$sweep"; code=$?; fi
 
 kill $head $workers 2>/dev/null
 wait $head $workers

@@ -4,12 +4,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from orchestrator.jobs import state_line
 from orchestrator.runs import Run, RunFolder, load_runs, read_json
 
 
 def status_lines(run_folder: Path | str) -> list[str]:
     """A few plain lines; raises RunFolderError where there is no run folder."""
     folder = RunFolder(Path(run_folder))
+    if folder.submission.exists() and not folder.sweep_json.exists():
+        return [str(state_line(folder))]  # it waits in a queue
     content = folder.read_sweep()
     runs, sweep = load_runs(folder.path), content["sweep"]
     lines = [f"{content['name']}: {'finished' if content['finished'] else 'not finished'}"]
@@ -19,6 +22,10 @@ def status_lines(run_folder: Path | str) -> list[str]:
             if stage == "search" or sweep["final"]:
                 lines.append(f"  {arm} {stage}: {_stage(own, stage, sweep)}")
     lines += [f"  {_trouble(run)}" for run in runs if run.state in ("failed", "diverged", "stopped")]
+    if not content["finished"]:
+        submitted = state_line(folder)
+        lines += [submitted] if submitted is not None else []
+        lines += (read_json(folder.cluster) or {}).get("notes", [])
     mirror = read_json(folder.mirror)
     if mirror is not None:
         lines.append(f"MLflow: {mirror['records_behind']} records behind" + _because(mirror["error"]))

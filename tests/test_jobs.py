@@ -92,8 +92,8 @@ import re, socket, sys, time
 server = socket.create_server(("127.0.0.1", int(re.search(r"--port=(\\d+)", sys.argv[1])[1])))
 time.sleep(60)' "$*" ;;
     *orchestrator.cli*)
-        echo "sweep $RAY_ADDRESS $*" >> {log}
         trap 'echo told >> {log}; exit {code}' TERM
+        echo "sweep $RAY_ADDRESS $*" >> {log}
         for _ in $(seq 300); do sleep 0.1; done ;;
 esac
 """

@@ -36,3 +36,15 @@ def test_trials_by_state_best_so_far_and_each_trouble_with_its_log(run, record_t
 def test_no_run_folder_is_one_clear_error(tmp_path):
     with pytest.raises(RunFolderError, match=r"nowhere"):
         status_lines(tmp_path / "nowhere")
+
+
+def test_a_job_in_a_queue_and_what_the_cluster_says(run, tmp_path):
+    waiting = RunFolder(tmp_path / "waiting")
+    write_json(waiting.submission, {"to": "kuberay", "id": "aiqn-study"})
+    line = "submitted to kuberay as aiqn-study: see kubectl get rayjob aiqn-study"
+    assert status_lines(waiting.path) == [line]
+    write_json(run.submission, {"to": "kuberay", "id": "aiqn-study"})
+    write_json(run.cluster, {"nodes": [], "notes": ["node n7 is avoided: 2 trials in a row"]})
+    assert status_lines(run.path)[-2:] == [line, "node n7 is avoided: 2 trials in a row"]
+    write_json(run.sweep_json, {**run.read_sweep(), "finished": True})
+    assert not {line, "node n7 is avoided: 2 trials in a row"} & set(status_lines(run.path))

@@ -1,0 +1,137 @@
+"""Several machines on one: network namespaces with an address and a host name each, and what runs in them."""
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+NETWORK = "10.213.{}.{}"
+
+
+def wait_for(condition, seconds=300.0, alive=None):
+    """Wait until a condition is true; fails after some seconds, or when a process that must live has ended."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if alive is not None and alive.poll() is not None:
+            raise AssertionError(f"{alive.args} ended with {alive.returncode}")
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.25)
+    return found
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def environment(**more):
+    """Of a process that imports this checkout and trains on one thread."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_") or key == "RAY_TMPDIR"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    quiet = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    return {**own, **quiet, "PATH": path, "PYTHONPATH": str(ROOT), **more}
+
+
+def end(process, seconds=20.0):
+    """End a process that we started in a session of its own, with all its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class Machines:
+    """Hosts on a bridge of their own; each is a network namespace, and all its processes are ours to kill."""
+
+    counter = itertools.count()
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.label = f"aq{os.getpid() % 10000}"
+        self.network = os.getpid() % 250 + 1
+        self.hosts = []
+        self.processes = []
+        run("ip", "link", "add", f"{self.label}br", "type", "bridge")
+        run("ip", "link", "set", f"{self.label}br", "up")
+
+    def add(self):
+        """Another machine; its number."""
+        number = len(self.hosts) + 1
+        name = self.host(number)
+        self.hosts.append(name)
+        run("ip", "netns", "add", name)
+        inside, outside = f"{name}i", f"{name}o"
+        run("ip", "link", "add", outside, "type", "veth", "peer", "name", inside)
+        run("ip", "link", "set", outside, "master", f"{self.label}br", "up")
+        run("ip", "link", "set", inside, "netns", name, "name", "eth0")
+        run("ip", "-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
+        run("ip", "-n", name, "link", "set", "eth0", "up")
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        return number
+
+    def host(self, number):
+        return f"{self.label}m{number}"
+
+    def address(self, number):
+        return NETWORK.format(self.network, number)
+
+    def start(self, number, *command, log, cwd=None, **variables):
+        """A process on a machine, with its host name."""
+        # gloo looks its own address up by host name, which no name server knows here
+        own = environment(GLOO_SOCKET_IFNAME="eth0", **variables)
+        inside = ("ip", "netns", "exec", self.host(number), "unshare", "--uts")
+        with (self.folder / log).open("ab") as file:
+            process = subprocess.Popen(
+                [*inside, "sh", "-c", 'hostname "$0" && exec "$@"', self.host(number), *map(str, command)],
+                env=own,
+                cwd=cwd,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def ray(self, number, head=None, cpus=1, **variables):
+        """A Ray node: the head, or one that joins it."""
+        where = ("--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={self.folder / 'ray'}")
+        if head is not None:
+            where = (f"--address={self.address(head)}:6379",)
+        return self.start(
+            number,
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *where),
+            *(f"--node-ip-address={self.address(number)}", f"--num-cpus={cpus}", "--object-store-memory=100000000"),
+            log=f"ray-{number}.log",
+            **variables,
+        )
+
+    def kill(self, number):
+        """Pull the plug: every process on the machine dies at once."""
+        pids = run("ip", "netns", "pids", self.host(number)).split()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+    def close(self):
+        for number, name in enumerate(self.hosts, start=1):
+            self.kill(number)
+            run("ip", "netns", "del", name)
+        for process in self.processes:
+            process.wait(30)
+        run("ip", "link", "del", f"{self.label}br")
+
+
+def run(*command, **options):
+    result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert result.returncode == 0, f"{command}: {result.stderr}"
+    return result.stdout

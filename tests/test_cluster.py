@@ -1,0 +1,411 @@
+"""Real clusters on one machine: Ray nodes in network namespaces, Slurm, Ray's Job API, MLflow on PostgreSQL.
+
+`make cluster` installs what they need. All are compared with an undisturbed run of the same sweep on one machine.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from machines import ROOT, Machines, end, environment, free_port, run, wait_for
+
+from orchestrator.runs import RunFolder, load_runs, read_json
+
+pytestmark = pytest.mark.cluster
+
+SWEEP = """\
+# Does a sweep end with the same numbers wherever it runs?
+name: study
+data: banana2d
+train: {steps: 600, batch_size: 64, ema_decay: 0.9}
+evaluate: {every: 50, samples: 500, reference: 1000}
+search: {trials: 3, sampler: random, objective: {metric: energy_distance}, seed: 5}
+arms:
+  made:
+    model: {name: made, hidden: [32, 32]}
+    space: {optimizer.lr: {low: 1.0e-3, high: 1.0e-2, log: true}}
+  aiqn:
+    model: {name: aiqn, hidden: [32, 32]}
+    space: {optimizer.lr: {low: 1.0e-3, high: 1.0e-2, log: true}}
+final: {top: 1, seeds: [0], steps: 800}
+resources: {cpu: 1, retries: 0}
+"""
+TIMED = ("time", "seconds", "evaluate_seconds")
+AIQN = (sys.executable, "-m", "orchestrator.cli")
+
+
+def numbers(folder):
+    """What every trial measured, without the clocks."""
+    return {
+        item.id: (
+            item.params,
+            item.state,
+            [{key: value for key, value in record.items() if key not in TIMED} for record in item.history],
+        )
+        for item in load_runs(folder)
+    }
+
+
+def trials(folder, state):
+    return [item for item in load_runs(folder) if item.state == state] if folder.exists() else []
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "study.yaml").write_text(SWEEP)
+    result = subprocess.run(
+        [*AIQN, "sweep", "study.yaml"], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = numbers(folder / "runs" / "study")
+    assert {state for _, state, _ in found.values()} == {"completed"}
+    assert len(found) == 8
+    return found
+
+
+@pytest.fixture
+def machines(tmp_path):
+    made = Machines(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def sweep_on(machines, number, folder, *options):
+    """The command on one of the machines."""
+    (folder / "study.yaml").write_text(SWEEP)
+    head = f"{machines.address(1)}:6379"
+    command = (*AIQN, "sweep", "study.yaml", *options)
+    return machines.start(number, *command, log="driver.log", cwd=folder, RAY_ADDRESS=head)
+
+
+def started(machines, number):
+    """Whether a Ray node has said that it runs."""
+    return "Ray runtime started" in (machines.folder / f"ray-{number}.log").read_text()
+
+
+# ---- several nodes -----------------------------------------------------------------------------------------------
+
+
+def test_a_node_is_killed_and_one_is_added_and_nothing_changes(undisturbed, machines, tmp_path):
+    for number in (machines.add(), machines.add(), machines.add()):
+        machines.ray(number, head=None if number == 1 else 1)
+        wait_for(lambda: started(machines, number))  # noqa: B023
+    folder = tmp_path / "runs" / "study"
+    driver = sweep_on(machines, 1, tmp_path)
+    hosts = [machines.host(number) for number in (1, 2, 3)]
+    on_third = wait_for(
+        lambda: [item for item in trials(folder, "running") if item.status["host"] == hosts[2] and item.history],
+        alive=driver,
+    )
+    wait_for(lambda: {item.status["host"] for item in trials(folder, "running")} >= set(hosts), alive=driver)
+    machines.kill(3)
+    fourth = machines.add()
+    machines.ray(fourth, head=1)
+    wait_for(
+        lambda: [item for item in load_runs(folder) if item.status.get("host") == machines.host(fourth)], alive=driver
+    )
+    assert driver.wait(600) == 0, (tmp_path / "driver.log").read_text()
+    assert numbers(folder) == undisturbed
+    runs = {item.id: item for item in load_runs(folder)}
+    assert runs[on_third[0].id].status["attempts"] >= 2  # although the sweep allows no retries
+    used = {item.status["host"] for item in runs.values()}
+    print(f"trials ended on {used}; the lost node had {on_third[0].id}")
+    nodes = read_json(folder / "cluster.json")["nodes"]
+    assert {node["name"].split("/")[0] for node in nodes} == {machines.host(number) for number in (1, 2, fourth)}
+
+
+def test_a_node_that_is_not_like_the_others_is_refused_by_name(machines, tmp_path):
+    other = tmp_path / "other"
+    for room in ("aiqn_core", "orchestrator", "reports"):
+        shutil.copytree(ROOT / room, other / room)
+    (other / "aiqn_core" / "losses.py").open("a").write("# changed\n")
+    machines.ray(machines.add())
+    wait_for(lambda: started(machines, 1))
+    machines.ray(machines.add(), head=1, PYTHONPATH=str(other))
+    wait_for(lambda: started(machines, 2))
+    driver = sweep_on(machines, 1, tmp_path)
+    assert driver.wait(300) == 2
+    said = (tmp_path / "driver.log").read_text()
+    assert f"node {machines.host(2)}/{machines.address(2)}" in said
+    assert "its AIQN Sweeps differs from the driver's" in said
+    assert "aiqn submit --to ray" in said
+    assert f"node {machines.host(1)}" not in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "runs" / "study" / "trials").exists()
+    # it also joins while a sweep runs, and then is left alone, with the reason told
+    machines.kill(2)
+    too_large = sweep_on(machines, 1, tmp_path, "--set", "resources.cpu=2")
+    wait_for(lambda: (tmp_path / "driver.log").exists())
+    assert too_large.wait(300) == 2
+    assert "a trial needs {cpu: 2, gpu: 0} on one node, but the cluster has" in (tmp_path / "driver.log").read_text()
+
+
+def test_two_workers_on_two_machines_equal_one(undisturbed, machines, tmp_path):
+    for number in (machines.add(), machines.add()):
+        machines.ray(number, head=None if number == 1 else 1)
+        wait_for(lambda: started(machines, number))  # noqa: B023
+    options = ("--set", "resources.workers=2", "--set", "search.trials=1", "--set", "final=null")
+    driver = sweep_on(machines, 1, tmp_path, *options)
+    assert driver.wait(600) == 0, (tmp_path / "driver.log").read_text()
+    for trial, (params, state, history) in numbers(tmp_path / "runs" / "study").items():
+        expected_params, _, expected = undisturbed[trial]
+        assert (params, state) == (expected_params, "completed")
+        losses = [(record["step"], record["loss"]) for record in history[:10]]
+        assert [step for step, _ in losses] == [record["step"] for record in expected[:10]]
+        assert [loss for _, loss in losses] == pytest.approx([record["loss"] for record in expected[:10]], rel=1e-4)
+    log = (tmp_path / "runs" / "study" / "trials" / "made-search-0" / "log.txt").read_text()
+    print(log.splitlines()[0])
+
+
+# ---- Slurm -------------------------------------------------------------------------------------------------------
+
+SLURM = """\
+ClusterName=aiqn
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+SlurmctldPort={port}
+SlurmdPort={node_port}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+JobRequeue=1
+KillWait=10
+MpiDefault=none
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A Slurm of one node, with its own munge, away from any that the machine has."""
+    folder = tmp_path / "slurm"
+    folder.mkdir(mode=0o755)
+    (folder / "state").mkdir()
+    (folder / "spool").mkdir()
+    (folder / "munge.key").write_bytes(os.urandom(1024))
+    (folder / "munge.key").chmod(0o600)
+    conf = folder / "slurm.conf"
+    host = os.uname().nodename.split(".")[0]
+    ports = {"port": free_port(), "node_port": free_port()}
+    conf.write_text(SLURM.format(folder=folder, host=host, cpus=os.cpu_count(), **ports))
+    monkeypatch.setenv("SLURM_CONF", str(conf))
+    munge = [f"--{name}={folder / f'munge.{name}'}" for name in ("socket",)]
+    munge += [f"--{name}-file={folder / f'munge.{name}'}" for name in ("key", "pid", "log", "seed")]
+    with ExitStack() as stack:
+
+        def start(*command):
+            process = subprocess.Popen(command, start_new_session=True)
+            stack.callback(end, process)
+
+        start("munged", "--foreground", "--force", *munge)
+        wait_for(lambda: (folder / "munge.socket").exists(), 60)
+        start("slurmctld", "-D", "-f", str(conf))
+        start("slurmd", "-D", "-f", str(conf), "-N", host)
+        wait_for(lambda: "idle" in subprocess.run(["sinfo", "-h"], capture_output=True, text=True).stdout, 120)
+        yield folder
+
+
+def test_a_time_limit_too_short_is_outlived_by_requeueing(undisturbed, slurm, tmp_path):
+    folder = tmp_path / "runs" / "study"
+    options = ["cluster.hours=0.05", "cluster.slurm.notice_seconds=60", f"cluster.cpus={os.cpu_count()}"]
+    options += ["search.trials=8", "train.steps=6000", "final.steps=6000"]
+    (tmp_path / "study.yaml").write_text(SWEEP)
+    words = [word for option in options for word in ("--set", option)]
+    submit = [*AIQN, "submit", "study.yaml", "--to", "slurm", *words]
+    for said in ("submitted study as Slurm job", "is in the queue already"):
+        result = subprocess.run(submit, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert said in result.stdout
+    number = read_json(folder / "submission.json")["id"]
+
+    def show():
+        return dict(word.split("=", 1) for word in run("scontrol", "show", "job", number).split() if "=" in word)
+
+    restarts, begin = 0, time.monotonic()
+    while (job := show())["JobState"] not in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"):
+        restarts = max(restarts, int(job["Restarts"]))
+        if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
+            run("scontrol", "update", f"JobId={number}", "StartTime=now")  # spares the two minutes that Slurm waits
+        assert time.monotonic() - begin < 900, (folder / "slurm.log").read_text()
+        time.sleep(2)
+    log = (folder / "slurm.log").read_text()
+    assert job["JobState"] == "COMPLETED", log
+    assert max(restarts, int(job["Restarts"])) >= 1, log
+    assert "run the same command again to continue" in log  # a sweep that was told to stop, and did
+    print(f"{job['Restarts']} restarts in {time.monotonic() - begin:.0f} s, limit {job['TimeLimit']}")
+    assert read_json(folder / "sweep.json")["finished"]
+    assert {item.state for item in load_runs(folder)} == {"completed"}
+    assert len(load_runs(folder)) == 18
+    assert not list(Path("/tmp").glob(f"aiqn-{number}"))
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "study.yaml").write_text(SWEEP)
+    command = [*AIQN, "sweep", "study.yaml", *words]
+    assert subprocess.run(command, cwd=local, env=environment(), capture_output=True, check=False).returncode == 0
+    assert numbers(folder) == numbers(local / "runs" / "study")
+
+
+# ---- Ray's Job API -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job_api(tmp_path):
+    """A Ray head with its dashboard on this machine; the address of its Job API."""
+    port, dashboard = free_port(), free_port()
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
+    command += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
+    command += [f"--temp-dir={tmp_path / 'ray'}", "--num-cpus=2", f"--ray-client-server-port={free_port()}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=100000000"]
+    elsewhere = tmp_path / "elsewhere"  # so that the code can only come with the job
+    elsewhere.mkdir()
+    own = environment()
+    del own["PYTHONPATH"]
+    with (tmp_path / "head.log").open("ab") as log:
+        head = subprocess.Popen(
+            command, cwd=elsewhere, env=own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        wait_for(lambda: "Ray runtime started" in (tmp_path / "head.log").read_text(), alive=head)
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        end(head)
+
+
+def test_submit_follow_stop_submit_again_complete(undisturbed, job_api, tmp_path):
+    (tmp_path / "study.yaml").write_text(SWEEP)
+    submit = [*AIQN, "submit", "study.yaml", "--to", "ray", "--set", f"cluster.ray.address={job_api}"]
+    folder = tmp_path / "runs" / "study"
+    (tmp_path / "runs").mkdir()
+
+    def submitted(log):
+        with (tmp_path / log).open("wb") as file:
+            return subprocess.Popen(submit, cwd=tmp_path, env=environment(), stdout=file, stderr=subprocess.STDOUT)
+
+    first = submitted("first.log")
+    wait_for(lambda: trials(folder, "completed"), alive=first)
+    second = submitted("second.log")  # twice is harmless: it follows the same job
+    wait_for(lambda: "is there already" in (tmp_path / "second.log").read_text(), alive=second)
+    status = subprocess.run([*AIQN, "status", str(folder)], env=environment(), capture_output=True, text=True)
+    assert "submitted to ray as study: RUNNING" in status.stdout
+    stop = subprocess.run([*AIQN, "stop", str(folder)], env=environment(), capture_output=True, text=True)
+    assert stop.returncode == 0, stop.stderr
+    assert first.wait(300) == 3, (tmp_path / "first.log").read_text()
+    assert second.wait(60) == 3
+    assert not read_json(folder / "sweep.json")["finished"]
+    third = submitted("third.log")
+    assert third.wait(600) == 0, (tmp_path / "third.log").read_text()
+    assert numbers(folder) == undisturbed
+    log = (tmp_path / "third.log").read_text()
+    assert "made search: 3/3 done" in log  # the sweep's own lines, followed
+    # code came with the job, and it knows its commit
+    code = json.loads((folder / "trials" / "made-search-0" / "config.json").read_text())["provenance"]["git"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert code["commit"] == (head or None)
+    assert subprocess.run(submit, cwd=tmp_path, env=environment(), capture_output=True).returncode == 0  # nothing to do
+
+
+# ---- MLflow on PostgreSQL ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mlflow_server(tmp_path):
+    """The command of docs/cluster.md, on a PostgreSQL of its own."""
+    bin_ = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+    data, port = tmp_path / "postgres", free_port()
+    data.mkdir()
+    shutil.chown(data, "postgres", "postgres")
+    for parent in data.parents:
+        if parent.stat().st_mode & 0o005 != 0o005 and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o005)
+
+    def as_postgres(*command):
+        return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *map(str, command)]
+
+    run(*as_postgres(bin_ / "initdb", "-D", data, "--auth=trust", "--username=mlflow"))
+    with ExitStack() as stack:
+
+        def start(command, log):
+            with (tmp_path / log).open("wb") as file:
+                process = subprocess.Popen(
+                    command, stdout=file, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
+                )
+            stack.callback(end, process)
+            return process
+
+        options = ("-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1")
+        start(as_postgres(bin_ / "postgres", "-D", data, "-p", port, *options), "postgres.log")
+        wait_for(lambda: not subprocess.run([bin_ / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode)
+        run(str(bin_ / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow")
+        uri, address = f"postgresql://mlflow@127.0.0.1:{port}/mlflow", free_port()
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+        command += ["--artifacts-destination", str(tmp_path / "artifacts"), "--port", str(address), "--workers", "2"]
+        server = start(command, "mlflow.log")
+        health = ["curl", "--silent", "--fail", f"http://127.0.0.1:{address}/health"]
+        wait_for(lambda: not subprocess.run(health, capture_output=True).returncode, alive=server)
+        yield f"http://127.0.0.1:{address}"
+
+
+def test_two_sweeps_write_to_one_server_at_once(undisturbed, mlflow_server, tmp_path):
+    import mlflow
+
+    sweeps = []
+    for name in ("study", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "study.yaml").write_text(SWEEP.replace("name: study", f"name: {name}"))
+        command = [*AIQN, "sweep", "study.yaml", "--set", f"tracking.uri={mlflow_server}"]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+        sweeps.append((name, process, folder / "runs" / name, folder / "log"))
+    client = mlflow.MlflowClient(mlflow_server)
+    for name, process, folder, log in sweeps:
+        assert process.wait(900) == 0, log.read_text()
+        experiment = client.get_experiment_by_name(name).experiment_id
+        assert read_json(RunFolder(folder).mirror)["records_behind"] == 0
+        for item in load_runs(folder):
+            (mirrored,) = client.search_runs([experiment], f"tags.trial = '{item.id}'")
+            assert mirrored.info.status == "FINISHED"
+            history = client.get_metric_history(mirrored.info.run_id, "energy_distance")
+            assert [(point.step, point.value) for point in history] == item.curve("energy_distance")
+        assert len(client.search_runs([experiment], "tags.trial != ''")) == len(load_runs(folder)) == 8
+        (parent,) = client.search_runs([experiment], f"tags.`mlflow.runName` = '{name}'")
+        assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"sweep.yaml", "report"}
+        assert numbers(folder) == undisturbed
+    assert list((tmp_path / "artifacts").rglob("sweep.yaml"))  # proxied: only the server writes there
+
+
+def test_a_stopped_job_in_the_queue_is_taken_back(slurm, tmp_path):
+    """`aiqn stop` of a job that waits: there is no driver that could be asked."""
+    (tmp_path / "study.yaml").write_text(SWEEP)
+    folder = tmp_path / "runs" / "study"
+    run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    submit = [*AIQN, "submit", "study.yaml", "--to", "slurm", "--set", "cluster.cpus=1"]
+    assert subprocess.run(submit, cwd=tmp_path, env=environment(), capture_output=True).returncode == 0
+    status = subprocess.run([*AIQN, "status", str(folder)], env=environment(), capture_output=True, text=True)
+    assert "submitted to slurm as" in status.stdout
+    assert "PENDING" in status.stdout
+    stop = subprocess.run([*AIQN, "stop", str(folder)], env=environment(), capture_output=True, text=True)
+    assert "cancelled Slurm job" in stop.stdout
+    assert run("squeue", "--noheader") == ""
