@@ -280,16 +280,14 @@ def test_of_equal_trials_the_earlier_goes_on_and_a_pruned_one_never(open_ledger)
     ledger = open_ledger()
     # The pruned trial has the best value of all, two tie for the second place of the finals.
     values = {0: 7.0, 1: 3.0, 2: 1.0, 3: 5.0, 4: 5.0}
-    for _ in range(10):
-        assignment = ledger.next()
+    finals = []
+    while (assignment := ledger.next()) is not None:
+        if assignment.stage == "final":
+            finals.append((assignment.arm, assignment.source))
+            continue
         folder = start(ledger, assignment)
         ledger.report(assignment.id, {"step": 6, "time": 0.0, "fd_lite0": values[assignment.number]})
         folder.update_status(state="completed")
         ledger.close(assignment.id, "pruned" if assignment.number == 2 else None)
-    finals = [ledger.next() for _ in range(12)]
-    assert {(final.arm, final.source) for final in finals} == {
-        ("pixelcnn", 1),
-        ("pixelcnn", 3),
-        ("pixeliqn", 1),
-        ("pixeliqn", 3),
-    }
+    assert sorted(set(finals)) == [("pixelcnn", 1), ("pixelcnn", 3), ("pixeliqn", 1), ("pixeliqn", 3)]
+    assert len(finals) == 12
