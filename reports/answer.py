@@ -45,12 +45,12 @@ def answer(results: Results) -> Answer:
     qualifier = [f"{spread}, {drawn} samples each."]
     if absent := [arm for arm in results.arms if arm not in finals]:
         qualifier.append(f"No completed final for {', '.join(absent)}.")
-    if len(order) == 1:
-        sentence = f"{order[0]} reaches {objective.name} {shown[order[0]]}; there is no other arm to compare it with"
-        return Answer(f"{sentence}{' yet' if absent else ''}.", " ".join(qualifier))
     if differing := differing_protocols(results, "final"):
         sentence = f"Not comparable: the finals were measured with different {', '.join(sorted(differing))}."
         return Answer(sentence, " ".join(qualifier))
+    if len(order) == 1:
+        sentence = f"{order[0]} reaches {objective.name} {shown[order[0]]}; there is no other arm to compare it with"
+        return Answer(f"{sentence}{' yet' if absent else ''}.", " ".join(qualifier))
     qualifier.append(_second_opinion(results, finals, order))
     against = ", ".join(f"{shown[arm]} for {arm}" for arm in order[1:])
     verdict = next(v for v in verdicts(results) if {v.better, v.worse} == set(order[:2]))

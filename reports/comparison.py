@@ -9,6 +9,7 @@ import pandas as pd
 
 from orchestrator.runs import Run
 from reports.answer import answer
+from reports.protocols import labels, separated
 from reports.results import (
     STAGES,
     Results,
@@ -28,6 +29,7 @@ from reports.rounding import MISSING, configuration, plus_minus, rounded, second
 from reports.tables import Table
 
 CONFIDENCE = 0.95
+HOW = ("final_source", "final_seeds", "final_step", "final_samples", "final_seconds")  # of finals, not measured by them
 
 
 def comparison(results: Results) -> Table:
@@ -66,15 +68,14 @@ def comparison(results: Results) -> Table:
         )
         if best and source and best.number != source.number:
             notes.append(f"{arm}: {source.id} did better over its seeds than {best.id}, which led the search.")
+    rows, shown = _by_protocol(results, rows, shown)
     untrained_column = f"Untrained {objective.name}"
     if all(row[untrained_column] == MISSING for row in shown):  # scored only where evaluate.initial asks for it
         shown = [{key: text for key, text in row.items() if key != untrained_column} for row in shown]
     for stage in STAGES:
         for key, values in differing_protocols(results, stage).items():
             listed = ", ".join(sorted(map(str, values)))
-            notes.append(
-                f"Caution: {key} is not the same in all {stage} trials ({listed}); such values do not compare."
-            )
+            notes.append(f"Not in one column and not compared: {key} is not the same in all {stage} trials ({listed}).")
     if results.top > 1:
         notes.append(
             f"Finals: the best of {results.top} configurations of each arm by their mean, which is a little optimistic."
@@ -143,6 +144,20 @@ def _comparison_row(results: Results, arm: str, best: Run | None, finals: list[R
         "hours_unit": results.hours_unit,
     }
     return row
+
+
+def _by_protocol(
+    results: Results, rows: list[dict[str, Any]], shown: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Columns of their own for values that were measured in different ways; a mean over such is not shown at all."""
+    name = results.objective.name
+    search = labels([ranked(results, arm)[:1] for arm in results.arms], name)
+    finals = labels([chosen_finals(results, arm) for arm in results.arms], name)
+    rows = separated(rows, search, lambda column: column == "search_value", None)
+    rows = separated(rows, finals, lambda column: column.startswith("final_") and column not in HOW, None)
+    shown = separated(shown, search, lambda column: column.startswith("Search best"), MISSING)
+    measured = ("Final ", "95 %", "Of ∞")
+    return rows, separated(shown, finals, lambda column: column.startswith(measured), MISSING)
 
 
 def extrapolated(finals: Sequence[Run], name: str) -> Summary | None:

@@ -196,9 +196,10 @@ def untrained(runs: Iterable[Run], metric: str) -> list[float]:
 
 
 def protocol(run: Run, metric: str) -> tuple[tuple[str, Any], ...]:
-    """How the last value of a metric was measured: extractor, image size, reference and the number of samples."""
+    """How the last value of a metric was measured: extractor, image size, reference, ..., samples and steps."""
     recorded = {k: v for k, v in (run.provenance.get("protocol") or {}).items() if k != "samples"}
-    return (*sorted(recorded.items()), ("samples", last_record(run, metric).get("samples")))
+    record = last_record(run, metric)
+    return (*sorted(recorded.items()), ("samples", record.get("samples")), ("steps", record.get("step")))
 
 
 def differing_protocols(results: Results, stage: str) -> dict[str, set[Any]]:
