@@ -262,6 +262,7 @@ class EvaluateConfig:
     splits: Count | None = None
     extrapolate: bool | None = None
     initial: bool = False  # also score the untrained model, at step 0
+    keep_weights: bool = False  # keep the averaged weights of every evaluation, to watch images form
     seed: int = 0  # of tau and labels: the same for all trials, so that rankings share their sampling noise
 
 

@@ -18,7 +18,7 @@ from aiqn_core.prepared import data_problems, prepared_folder, read_prepared
 
 DIGITS_TRAIN = 1500  # of 1,797
 VECTORS_TRAIN, VECTORS_TEST = 20_000, 10_000
-GRID = 64  # images in one picture, always the first ones
+GRID, COLUMNS = 64, 8  # images in one picture, always the first ones, and in each of its rows
 EXTENT, BINS = 3.5, 96  # of a picture of vectors: both axes from -EXTENT to EXTENT, in standard deviations
 
 # Photographs are cut into columns of 160 pixels: 112 for training, then 48 held out. A crop lies within one part,
@@ -48,8 +48,12 @@ class ImageData:
         return channel, height, width
 
     def picture(self, images: UInt8[Tensor, "image channel height width"]) -> np.ndarray:
-        """The first images as a grid, (H, W, C) uint8."""
-        return image_grid(images[:GRID], 8)
+        """Images as a grid with rows of 8, (H, W, C) uint8."""
+        return image_grid(images, COLUMNS)
+
+    def real_picture(self) -> np.ndarray:
+        """The first held-out images, to lay beside samples."""
+        return self.picture(self.test[:GRID])
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ class VectorData:
         shade = np.sqrt(counts / max(len(vectors), 1)) / np.sqrt(real.max() / len(self.test))
         pixels = np.rint(255 * (1 - shade.clip(0, 1))).astype(np.uint8)
         return pixels.repeat(4, 0).repeat(4, 1)[:, :, None]
+
+    def real_picture(self) -> np.ndarray:
+        """The density of the held-out vectors, to lay beside samples."""
+        return self.picture(self.test)
 
 
 def load_data(config: DataConfig) -> ImageData | VectorData:

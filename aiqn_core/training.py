@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from aiqn_core.config import EvaluateConfig, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig, settled
-from aiqn_core.data import GRID, ImageData, VectorData, load_data, load_vectors
+from aiqn_core.data import COLUMNS, GRID, ImageData, VectorData, load_data, load_vectors
 from aiqn_core.diagnostics import calibration, code_scores
 from aiqn_core.distances import energy_distance, mean_distance, wasserstein1
 from aiqn_core.features import Extractor, Lite0
@@ -32,6 +32,7 @@ from aiqn_core.vae import VAE
 from aiqn_core.vectors import AIQN, MADE, sample_vectors
 
 CHECKPOINT_FORMAT = 1
+CLASS_ROWS = 10  # classes in a picture of a conditional model
 
 Data = ImageData | VectorData
 Samples = UInt8[Tensor, "image channel height width"] | Float32[Tensor, "vector dim"]
@@ -52,7 +53,7 @@ class Progress:
     step: int
     metrics: dict[str, float]
     time: float  # unix time of the measurement, kept when it is told again after an interruption
-    samples: Samples | None = None  # of images the first 64
+    samples: Samples | None = None  # of images the first 64, or some of each class
 
     def record(self) -> dict[str, float]:
         return {"step": self.step, "time": self.time, **self.metrics}
@@ -69,6 +70,8 @@ class TrainState:
     seconds: float = 0.0
     evaluate_seconds: float = 0.0
     history: list[Progress] = field(default_factory=list)
+    shape: tuple[int, ...] = ()  # of the data, like the number of classes: who reads the weights need not have it
+    num_classes: int = 0
 
 
 def train(config: TrainConfig, folder: Path | str | None = None, workers: Workers = ALONE) -> Iterator[Progress]:
@@ -282,7 +285,18 @@ def _evaluate_images(
             scores |= calibration_scores(model, config, data)
         case VAE():
             scores |= code_scores(model, data.test[: settings.samples], tau, extractor, reference)
-    return scores, images[:GRID]
+    return scores, images[:GRID] if label is None else images_by_class(model, config, data)
+
+
+def images_by_class(
+    model: ImageModel, config: TrainConfig, data: ImageData
+) -> UInt8[Tensor, "image channel height width"]:
+    """Samples to show of a conditional model: a row for each of the first classes, at tau of their own."""
+    label = torch.arange(min(data.num_classes, CLASS_ROWS)).repeat_interleave(COLUMNS)
+    generator = torch.Generator().manual_seed(config.evaluate.seed)
+    tau = torch.rand(len(label), *data.shape, generator=generator)
+    device = next(model.parameters()).device
+    return sample(model, len(label), tau=tau.to(device), label=label.to(device)).cpu()
 
 
 def _evaluate_vectors(
@@ -388,34 +402,54 @@ def new_state(config: TrainConfig, data: Data, device: torch.device) -> TrainSta
         torch.manual_seed(config.seed)
         model = build_model(config.model, data.shape, data.num_classes).to(device)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
-    return TrainState(model, ema, build_optimizer(config.optimizer, list(model.parameters())))
+    optimizer = build_optimizer(config.optimizer, list(model.parameters()))
+    return TrainState(model, ema, optimizer, shape=data.shape, num_classes=data.num_classes)
 
 
 def save(path: Path, state: TrainState, config: TrainConfig) -> None:
     """Replace the checkpoint; the one before stays as `checkpoint.previous.pt` until the new one was read back."""
-    content = {
+    averaged = {
         "format": CHECKPOINT_FORMAT,
         "config": config.to_dict(),
-        "model": state.model.state_dict(),
+        "shape": state.shape,
+        "num_classes": state.num_classes,
         "ema": state.ema.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
         "step": state.step,
+    }
+    if config.evaluate.keep_weights:  # before the checkpoint: none is missing after an interruption
+        kept = kept_weights(path.parent, state.step)
+        _write(averaged, kept).replace(kept)
+    content = {
+        **averaged,
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
         "seconds": state.seconds,
         "evaluate_seconds": state.evaluate_seconds,
         "history": [(progress.step, progress.metrics, progress.time) for progress in state.history],
         "samples": state.history[-1].samples if state.history else None,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, previous = path.with_name(f".{path.name}.tmp"), previous_checkpoint(path)
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    temporary, previous = _write(content, path), previous_checkpoint(path)
     if path.exists():
         path.replace(previous)
     temporary.replace(path)
     if read_checkpoint(path) is not None:
         previous.unlink(missing_ok=True)
+
+
+def _write(content: dict[str, Any], path: Path) -> Path:
+    """Write under a temporary name beside `path`, which is returned, and sync."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def kept_weights(folder: Path, step: int) -> Path:
+    """Where the averaged weights of one evaluation are kept, if they are."""
+    return folder / "weights" / f"{step}.pt"
 
 
 def find_checkpoint(path: Path, config: TrainConfig) -> dict[str, Any] | None:

@@ -1,20 +1,19 @@
 """The `aiqn` command: each command parses, calls one function and prints. Heavy imports happen inside."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from orchestrator.outcome import DONE, INTERRUPTED, TRIALS_FAILED, WRONG_INPUT, plain_errors
+from orchestrator.trial_commands import trial_app
+
 if TYPE_CHECKING:
     from orchestrator.plan import Rates
     from orchestrator.runs import Run
     from orchestrator.sections import Sweep
-
-DONE, TRIALS_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 3
 
 app = typer.Typer(
     name="aiqn",
@@ -27,6 +26,7 @@ app = typer.Typer(
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The images on your disk.")
 app.add_typer(data_app, name="data")
+app.add_typer(trial_app)
 
 
 class Target(StrEnum):
@@ -321,29 +321,6 @@ def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
             f"{run.id} failed: {run.cause}: {run.status.get('message')}  log: {run.status.get('log')}", file=sys.stderr
         )
     raise typer.Exit(TRIALS_FAILED if failed else DONE)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """What the user did wrong is one or more plain lines and exit code 2; a traceback is a bug."""
-    from orchestrator.runs import RunFolderError
-
-    try:
-        yield
-    except RunFolderError as error:
-        print(error, file=sys.stderr)
-    except Exception as error:
-        from aiqn_core.config import ConfigError
-        from aiqn_core.prepare import PrepareError
-        from orchestrator.document import SweepError
-        from orchestrator.jobs import JobError
-
-        if not isinstance(error, ConfigError | JobError | PrepareError | SweepError):
-            raise
-        print(error, file=sys.stderr)
-    else:
-        return
-    raise typer.Exit(WRONG_INPUT)
 
 
 def main() -> None:

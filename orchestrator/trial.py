@@ -120,7 +120,7 @@ def _recorded(
     data = load_data(config.data)
     write_config(folder, assignment, device(), protocol(config, data))
     if not run.real.exists():
-        write_bytes(run.real, encode_png(data.picture(data.test)))
+        write_bytes(run.real, encode_png(data.real_picture()))
     log.info("attempt on %s with %s threads, configuration %s", device(), torch.get_num_threads(), assignment.config)
     recorded = {record["step"]: record for record in folder.read_history()}
     for progress in train(config, folder.path, workers or ALONE):

@@ -156,7 +156,8 @@ def sample_steps(run: Run) -> list[int]:
 
 
 def _grid(run: Run, step: int) -> Picture | None:
-    return picture(TrialFolder(run.folder).samples(step), run.arm, f"{run.id}, seed {run.seed}, step {step:,}")
+    rows = "a class in each row, " if run.config.get("model", {}).get("conditional") else ""
+    return picture(TrialFolder(run.folder).samples(step), run.arm, f"{rows}{run.id}, seed {run.seed}, step {step:,}")
 
 
 def _evenly(items: list[Picture], limit: int) -> list[Picture]:

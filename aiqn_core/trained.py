@@ -1,0 +1,69 @@
+"""A trained model, read back from the folder of its training."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiqn_core.config import TrainConfig
+from aiqn_core.models import Model, build_model
+from aiqn_core.training import (
+    CHECKPOINT_FORMAT,
+    CheckpointError,
+    kept_weights,
+    previous_checkpoint,
+    read_checkpoint,
+)
+
+
+class Trained(NamedTuple):
+    """A model with its averaged weights on the CPU, ready to sample from, and where it comes from."""
+
+    model: Model
+    config: TrainConfig
+    step: int
+    num_classes: int  # of the data; 0 where it has no labels
+
+
+def load_trained(folder: Path | str, step: int | None = None) -> Trained:
+    """The newest averaged weights in a folder of a training, or those kept at a step (`evaluate.keep_weights`).
+
+    Raises CheckpointError where there is no such folder or step, or nothing in it can be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such trial; expected a folder such as runs/quickstart/trials/pixeliqn-final-0"
+        )
+    if step is not None and step not in (kept := kept_steps(folder)):
+        seen = (
+            f"kept are {', '.join(map(str, kept))}" if kept else "none are kept; train with evaluate.keep_weights: true"
+        )
+        raise CheckpointError(f"{folder}: no weights of step {step}; {seen}")
+    newest = folder / "checkpoint.pt"
+    content = _read([newest, previous_checkpoint(newest)] if step is None else [kept_weights(folder, step)])
+    config = TrainConfig.from_dict(content["config"])
+    model = build_model(config.model, tuple(content["shape"]), content["num_classes"])
+    model.load_state_dict(content["ema"])
+    return Trained(model.requires_grad_(False).eval(), config, content["step"], content["num_classes"])
+
+
+def kept_steps(folder: Path | str) -> list[int]:
+    """The steps whose averaged weights are kept, in order."""
+    files = kept_weights(Path(folder), 0).parent.glob("*.pt")
+    return sorted(int(path.stem) for path in files if path.stem.isdigit())
+
+
+def _read(candidates: list[Path]) -> dict[str, Any]:
+    """The first of some files that can be read."""
+    there = [path for path in candidates if path.exists()]
+    if not there:
+        raise CheckpointError(f"{candidates[0]}: no checkpoint yet; a trial has one from its first evaluation on")
+    for path in there:
+        content = read_checkpoint(path)
+        if content is None:
+            continue
+        if content.get("format") != CHECKPOINT_FORMAT or "shape" not in content:
+            raise CheckpointError(
+                f"{path}: was written by another version; continue or repeat its training with this one"
+            )
+        return content
+    raise CheckpointError(f"{there[0]}: damaged; continue the training (the same command), which replaces it")

@@ -1,0 +1,87 @@
+"""One training outside a sweep, from a file of its configuration, in a run folder like those of sweeps."""
+
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiqn_core.config import ConfigError, TrainConfig
+from orchestrator.document import Document, SweepError
+from orchestrator.runs import FORMAT, SWEEP_NAME, RunFolder, RunFolderError, TrialFolder, write_bytes, write_json
+from orchestrator.trial import Assignment, run_trial
+
+COMMAND = "aiqn train"
+
+
+def load_config(path: Path | str, environ: Mapping[str, str] = os.environ) -> tuple[TrainConfig, str]:
+    """The configuration in a YAML file and the file's text; raises SweepError with every mistake at its line."""
+    document = Document(Path(path), environ)
+    text = document.read()
+    try:
+        return TrainConfig.from_dict(document.values), text
+    except ConfigError as error:
+        for problem in error.problems:
+            document.complain(*problem)
+        raise SweepError(document.mistakes) from None
+
+
+class SingleRun(NamedTuple):
+    """One training: its folder, its configuration, and its records, which are measured while they are asked for."""
+
+    folder: TrialFolder
+    config: TrainConfig
+    records: Iterator[dict[str, Any]]
+
+
+def train_one(path: Path | str, runs_dir: Path | str = "runs") -> SingleRun:
+    """The training of a YAML file, as the trial `<model>-search-0` of the run folder `runs_dir/<name of the file>`.
+
+    Continues what is there. Raises SweepError, and with the first record RunFolderError where the folder holds
+    something else.
+    """
+    config, text = load_config(path)
+    name = Path(path).stem
+    if not SWEEP_NAME.fullmatch(name):
+        raise RunFolderError(f"{path}: saw the name {name!r}, expected letters, digits and _.- for the run folder")
+    run = RunFolder(Path(runs_dir) / name)
+    assignment = Assignment(config.model.name, "search", 0, config.to_dict(), {}, config.seed)
+    return SingleRun(run.trial(assignment.id), config, _records(run, assignment, config, text, f"{COMMAND} {path}"))
+
+
+def _records(
+    run: RunFolder, assignment: Assignment, config: TrainConfig, text: str, command: str
+) -> Iterator[dict[str, Any]]:
+    with run.lock():
+        _describe(run, assignment, config, text, command, finished=False)
+        yield from run_trial(assignment, run)
+        _describe(run, assignment, config, text, command, finished=True)
+
+
+def _describe(
+    run: RunFolder, assignment: Assignment, config: TrainConfig, text: str, command: str, *, finished: bool
+) -> None:
+    """What status and report read: a sweep of one arm with one trial."""
+    before = run.read_sweep() if run.sweep_json.exists() else None
+    if before is not None and before["command"] != command:
+        raise RunFolderError(f"{run.path} holds the run of {before['command']!r}; rename the file, or give --runs")
+    objective = {"metric": config.metrics[0], "direction": "minimize"}
+    sweep = {
+        "name": run.path.name,
+        "arms": {assignment.arm: assignment.config},
+        "search": {"trials": 1, "objective": objective},
+        "final": None,
+    }
+    content = {
+        "format": FORMAT,
+        "id": before["id"] if before else uuid.uuid4().hex,
+        "name": run.path.name,
+        "question": f"What does {config.model.name} learn of {config.data.name}?",
+        "command": command,
+        "created": before["created"] if before else time.time(),
+        "finished": finished,
+        "sweep": sweep,
+    }
+    write_bytes(run.sweep_yaml, text.encode())
+    write_json(run.sweep_json, content)

@@ -1,0 +1,110 @@
+"""The commands of a single trial: train one, sample from it, complete images with it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.outcome import INTERRUPTED, TRIALS_FAILED, plain_errors
+
+trial_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+
+TrialArgument = Annotated[
+    Path, typer.Argument(metavar="TRIAL", help="A trial's folder, for example runs/quickstart/trials/pixeliqn-final-0.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of tau: the same seed gives the same picture.")]
+To = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to; else the trial's name in this folder.")]
+
+
+@trial_app.command()
+def train(
+    file: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file: model, data, optimizer, train, ...")],
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are kept.")] = Path("runs"),
+) -> None:
+    """Train one model, or continue: to resume, run the same command again.
+
+    Example, with a file my.yaml that holds `model: {name: pixeliqn}` and `train: {steps: 2000}`: aiqn train my.yaml
+    """
+    with plain_errors():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from orchestrator.single import train_one
+
+        folder, config, records = train_one(file, runs)
+        objective = config.metrics[0]
+        print(f"trial   {folder.path}")
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        try:
+            with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+                task = bar.add_task("training", total=config.train.steps)
+                for record in records:
+                    shown = ", ".join(f"{key} {record[key]:.4g}" for key in ("loss", objective) if key in record)
+                    bar.update(task, completed=record["step"], description=shown)
+                    if objective in record:
+                        print(f"step {record['step']:,}: {shown}")
+        except KeyboardInterrupt:
+            print("Stopped; run the same command again to continue from the last evaluation.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        except ArithmeticError as error:  # the loss is no longer finite: recorded as the trial's end
+            print(f"{folder.path.name} diverged: {error}  log: {folder.log}", file=sys.stderr)
+            raise typer.Exit(TRIALS_FAILED) from None
+        print(f"samples {folder.samples(config.train.steps)}\nreport  aiqn report {folder.path.parent.parent}")
+
+
+@trial_app.command()
+def sample(
+    trial: TrialArgument,
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
+    class_: Annotated[
+        int | None, typer.Option("--class", metavar="NUMBER", help="Of this class; else as many of each.")
+    ] = None,
+    seed: Seed = 0,
+    same_tau: Annotated[
+        bool, typer.Option("--same-tau", help="Few samples at each kept step, side by side: watch them form.")
+    ] = False,
+    to: To = None,
+) -> None:
+    """Draw samples of a trained model: a PNG to look at, and an array (.npy) beside it.
+
+    Example: aiqn sample runs/quickstart/trials/pixeliqn-final-0 --count 64
+    """
+    with plain_errors():
+        from orchestrator import look
+
+        to = to or Path(f"{trial.resolve().name}-samples.png")
+        if same_tau:
+            files, steps = look.write_same_tau(trial, to, count=min(count, 8), label=class_, seed=seed)
+            print(f"columns: step {', '.join(f'{step:,}' for step in steps)}")
+        else:
+            files = look.write_samples(trial, to, count=count, label=class_, seed=seed)
+        print("\n".join(map(str, files)))
+
+
+@trial_app.command()
+def inpaint(
+    trial: TrialArgument,
+    mask: Annotated[
+        str, typer.Option(metavar="MASK", help="What is given: top, bottom, left, right, or a PNG, white to be filled.")
+    ] = "top",
+    images: Annotated[int, typer.Option(min=1, help="How many held-out images.")] = 6,
+    completions: Annotated[int, typer.Option(min=2, help="How many for each, with different tau.")] = 6,
+    seed: Seed = 0,
+    to: To = None,
+) -> None:
+    """Complete held-out images: what is given at the left, completions, the original at the right.
+
+    Pixels are filled in from the top left; a given pixel is seen only by those after it.
+
+    Example: aiqn inpaint runs/quickstart/trials/pixeliqn-final-0 --mask top
+    """
+    with plain_errors():
+        from orchestrator import look
+
+        to = to or Path(f"{trial.resolve().name}-inpainted.png")
+        file, made = look.write_completions(trial, to, count=images, completions=completions, mask=mask, seed=seed)
+        against = f"; two originals are {made.variety:.1f} apart there" if images > 1 else ""
+        print(f"diversity: two completions are {made.diversity:.1f} levels apart for each free sub-pixel{against}")
+        print(file)
