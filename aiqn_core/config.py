@@ -66,7 +66,15 @@ class DataConfig:
 
 
 _VAE_DEFAULTS = {"layers": 4, "planes": 64, "kernel": 5, "latent": 32}
-_PIXEL_DEFAULTS = {"layers": 4, "planes": 32, "kernel": 5, "skip_planes": 128, "out_hidden": 0, "tau_mode": "causal"}
+_PIXEL_DEFAULTS = {
+    "layers": 4,
+    "planes": 32,
+    "kernel": 5,
+    "skip_planes": 128,
+    "out_hidden": 0,
+    "tau_mode": "causal",
+    "trunk": "gated",
+}
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "pixelcnn": _PIXEL_DEFAULTS,
     "pixeliqn": _PIXEL_DEFAULTS,
@@ -82,6 +90,7 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "detach": True,
     },
 }
+SNAIL_DEFAULTS = {"heads": 2, "attention": 2}
 VECTOR_MODELS = ("made", "aiqn")
 PIXEL_MODELS = ("pixelcnn", "pixeliqn")  # one sub-pixel after the other: inpainting, and classes
 LIKELIHOODS = ("pixelcnn", "made", "vae")  # trained by likelihood, or a bound of it: no kappa
@@ -102,6 +111,9 @@ class ModelConfig:
     skip_planes: Annotated[int, Range(low=3)] | None = None
     out_hidden: Annotated[int, Range(low=0)] | None = None
     tau_mode: Literal["causal", "local", "paper"] | None = None
+    trunk: Literal["gated", "snail"] | None = None  # the blocks between image and head: the paper's, or PixelSNAIL's
+    heads: Count | None = None  # of each attention in a snail trunk
+    attention: Count | None = None  # one after each so many blocks of a snail trunk
     conditional: bool = False
     hidden: tuple[Count, ...] | None = None  # width of each fully connected layer
     dependence: Literal["autoregressive", "independent", "shared"] | None = None  # the last two: naive, section 3
@@ -113,13 +125,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         own = MODEL_DEFAULTS[self.name]
+        if self.trunk == "snail" and self.name in PIXEL_MODELS:
+            own = {**own, **SNAIL_DEFAULTS}
         if self.conditional and self.name not in PIXEL_MODELS:
             message = f"saw true, but {self.name} has no labels; those that can: {', '.join(PIXEL_MODELS)}"
             raise ConfigError([Problem("conditional", message)])
         for f in dataclasses.fields(self)[1:]:
             value = getattr(self, f.name)
             if value is not None and f.name not in own and f.name != "conditional":
-                message = f"saw {value!r}, but {self.name} has no {f.name}; it has: {', '.join(own)}"
+                gated = f.name in SNAIL_DEFAULTS and self.name in PIXEL_MODELS
+                which = f"{self.name} with a gated trunk" if gated else self.name
+                message = f"saw {value!r}, but {which} has no {f.name}; it has: {', '.join(own)}"
                 raise ConfigError([Problem(f.name, message)])
             if value is None and f.name in own:
                 object.__setattr__(self, f.name, own[f.name])  # so that the recorded configuration is complete

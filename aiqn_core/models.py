@@ -1,7 +1,7 @@
 """Gated PixelCNN and PixelIQN (section 4): one network, two heads. Both sample as x_i = icdf(x_<i, tau_i)."""
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -11,6 +11,7 @@ from aiqn_core.config import KAPPA, VECTOR_MODELS, ModelConfig
 from aiqn_core.layers import GatedBlock, MaskedConv, Streams, TauMode, colour_groups, convolve
 from aiqn_core.levels import LEVELS, nearest_level, softmax_icdf, to_unit
 from aiqn_core.losses import categorical_nll, huber_quantile_loss
+from aiqn_core.snail import SnailBlock
 from aiqn_core.vae import AIQNVAE, VAE
 from aiqn_core.vectors import AIQN, MADE
 
@@ -66,22 +67,21 @@ class GatedNetwork(nn.Module):
         assert config.skip_planes is not None
         assert config.out_hidden is not None
         self.image_shape, self.outputs, self.num_classes = image_shape, outputs, num_classes
-        self.kernel, self.planes, self.tau_mode = config.kernel, config.planes, tau_mode
+        self.kernel, self.planes = config.kernel, config.planes
+        self.tau_mode, self.trunk = tau_mode, config.trunk
         colours = image_shape[0]
         image, colour = torch.arange(colours), colour_groups(config.planes, colours)
         wide = colour_groups(config.skip_planes, colours)
-        self.blocks = nn.ModuleList(
-            GatedBlock(
-                colour if layer else image,
-                colour,
-                colours=colours,
-                kernel=config.kernel,
-                first=layer == 0,
-                tau_mode=tau_mode,
-                num_classes=num_classes,
-            )
-            for layer in range(config.layers)
-        )
+        options: dict[str, Any] = {"colours": colours, "kernel": config.kernel, "tau_mode": tau_mode}
+        options["num_classes"] = num_classes
+        self.blocks = nn.ModuleList([GatedBlock(image, colour, first=True, **options)])
+        for layer in range(1, config.layers):
+            if config.trunk == "snail":
+                assert config.attention is not None  # completed by ModelConfig
+                heads = config.heads if layer % config.attention == 0 else None
+                self.blocks.append(SnailBlock(colour, heads=heads, **options))
+            else:
+                self.blocks.append(GatedBlock(colour, colour, first=False, **options))
         # One 1×1 convolution of all blocks' features equals the sum of one for each block, without the partial sums.
         self.skip = MaskedConv(colour.repeat(config.layers), wide, "upto")
         self.hidden = nn.ModuleList(MaskedConv(wide, wide, "upto") for _ in range(config.out_hidden))

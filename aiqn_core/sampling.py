@@ -10,10 +10,11 @@ from torch import Tensor
 from aiqn_core.cached_sampler import CachedSampler, RowSampler, update
 from aiqn_core.levels import to_unit
 from aiqn_core.models import GatedNetwork, ImageModel, PixelCNN, PixelIQN
+from aiqn_core.snail_sampler import SnailSampler
 from aiqn_core.vae import VAE, sample_codes
 
 Method = Literal["cached", "row", "jacobi", "naive"]
-Sampler = type["CachedSampler"] | type["RowSampler"] | type["JacobiSampler"] | type["NaiveSampler"]
+Sampler = type["CachedSampler | SnailSampler | RowSampler | JacobiSampler | NaiveSampler"]
 MEMORY_BYTES = {"cpu": 2**30, "cuda": 2**32}  # of caches or activations, which sets the default batch size
 
 
@@ -34,7 +35,8 @@ def sample(
     Inpainting: where `mask` is true the pixel is that of `known`, and sub-pixels after it are conditioned on it (those
     before it cannot be). All methods give the same images up to rounding, and in float64 the same bits: "naive" runs
     a full forward for each sub-pixel, "jacobi" on all of them until none changes (Song et al. 2021), "row" does so row
-    by row, with the vertical stack computed once, and "cached" computes everything once. A VAE has a tau for each
+    by row, with the vertical stack computed once, and "cached" computes everything once. A snail trunk, where a row
+    reads all rows before it, has no "row". A VAE has a tau for each
     value of its code; with neither labels nor an order of pixels, it takes nothing else.
 
     Raises ValueError where an argument does not fit the model or the count.
@@ -56,8 +58,9 @@ def sample(
     else:
         mask = torch.zeros(shape, dtype=torch.bool)
     batch_size = batch_size or _default_batch_size(model.network, method)
+    snail = model.network.trunk == "snail"
     samplers: dict[Method, Sampler] = {
-        "cached": CachedSampler,
+        "cached": SnailSampler if snail else CachedSampler,
         "row": RowSampler,
         "jacobi": JacobiSampler,
         "naive": NaiveSampler,
@@ -121,6 +124,8 @@ def _default_batch_size(network: GatedNetwork, method: Method) -> int:
     _, height, width = network.image_shape
     weight = network.head.weight
     rows = network.kernel // 2 + 4 if method in ("cached", "row") else 8 * height  # planes kept, in rows of the image
+    if network.trunk == "snail":
+        rows += height  # keys and values of all pixels
     size = len(network.blocks) * network.planes * rows * width * weight.element_size()
     return max(1, MEMORY_BYTES.get(weight.device.type, 2**30) // size)
 
@@ -135,13 +140,16 @@ def _check(
     method: str,
     batch_size: int | None,
 ) -> None:
-    count, classes = shape[0], model.network.num_classes
+    count, network = shape[0], model.network
+    classes, snail = network.num_classes, network.trunk == "snail"
     if count < 1:
         raise ValueError(f"count: saw {count}, expected at least 1")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: saw {batch_size}, expected at least 1, or None for one that fits the memory")
-    if method not in get_args(Method):
-        raise ValueError(f"method: saw {method!r}; valid: {', '.join(get_args(Method))}")
+    valid = [name for name in get_args(Method) if not (snail and name == "row")]
+    if method not in valid:
+        which = f" for a {network.trunk} trunk" if snail else ""
+        raise ValueError(f"method: saw {method!r}; valid{which}: {', '.join(valid)}")
     if (known is None) != (mask is None):
         raise ValueError("known and mask: saw only one of the two; inpainting needs both")
     expected = {"tau": (tau, "floating"), "known": (known, torch.uint8), "mask": (mask, torch.bool)}
