@@ -123,13 +123,14 @@ def _recorded(
         write_bytes(run.real, encode_png(data.real_picture()))
     log.info("attempt on %s with %s threads, configuration %s", device(), torch.get_num_threads(), assignment.config)
     recorded = {record["step"]: record for record in folder.read_history()}
+    computed = folder.read_status().get("cpu_seconds", 0.0) - time.process_time()  # of earlier attempts too
     for progress in train(config, folder.path, workers or ALONE):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
             write_bytes(folder.samples(progress.step), encode_png(data.picture(progress.samples)))
         if progress.step not in recorded:
             folder.append_metrics([record])
-            folder.update_status(step=progress.step)
+            folder.update_status(step=progress.step, cpu_seconds=round(computed + time.process_time(), 3))
             log.info("step %d of %d: %s", progress.step, config.train.steps, progress.metrics)
         yield record
 

@@ -154,6 +154,9 @@ def plan_and_actual(results: Results) -> Table:
         rows.append(("all trials: time", "seconds", planned, actual))
         pair = (device_hours(results, planned), device_hours(results, actual))
         rows.append((f"all trials: {results.hours_unit}", "hours", *pair))
+        computed = [run.status["cpu_seconds"] for run in results.runs if "cpu_seconds" in run.status]
+        if computed and results.resources.get("cpu") == 1 and not results.resources.get("gpu"):
+            rows.append(("all trials: time on the CPU", "seconds", planned, sum(computed)))
         rows.append(("wall clock", "seconds", results.plan.get("wall_seconds"), wall_seconds(results)))
     columns = ["quantity", "unit", "planned", "actual"]
     data = pd.DataFrame(rows, columns=columns)
@@ -171,6 +174,8 @@ def plan_and_actual(results: Results) -> Table:
         notes.append("The sweep is unfinished, so the actual numbers still grow.")
     if rows and rows[-1][0] == "wall clock":
         notes.append("Time is that of the trials' processes; wall clock goes from the first start to the last end.")
+    if any(name == "all trials: time on the CPU" for name, *_ in rows):
+        notes.append("Where other work shares the machine, time grows and time on the CPU hardly does.")
     return Table("plan", "Planned and actual", data, pd.DataFrame(shown), ("Quantity",), notes=tuple(notes))
 
 

@@ -63,11 +63,14 @@ def test_the_plan_against_what_was_spent(folder: RunFolder) -> None:
         for stage, trials, steps, seconds in (("search", 6, 600, 40.0), ("final", 2, 1500, 90.0))
     ]
     write_json(folder.plan, {"basis": "a guess", "lines": lines, "wall_seconds": 100.0, "upper_bound": True})
+    sweep = json.loads(folder.sweep_json.read_text())
+    sweep["sweep"]["resources"] = {"cpu": 1, "gpu": 0}
+    write_json(folder.sweep_json, sweep)
     begin = 5000.0
     for path in sorted(folder.trials.glob("*/status.json")):
         status = json.loads(path.read_text())
         begin += 7
-        write_json(path, {**status, "attempts": 1, "started": begin, "updated": begin + 200.0})
+        write_json(path, {**status, "attempts": 1, "started": begin, "updated": begin + 200.0, "cpu_seconds": 50.0})
     table = plan_and_actual(read_results(folder.path))
     rows = table.data.set_index("quantity")
     assert rows.loc["pixelcnn search: steps", "planned"] == 3600
@@ -75,6 +78,7 @@ def test_the_plan_against_what_was_spent(folder: RunFolder) -> None:
     assert rows.loc["pixeliqn final: time", "actual"] == 2 * 200
     assert rows.loc["all trials: time", "planned"] == 2 * (6 * 40 + 2 * 90)
     assert rows.loc["all trials: time", "ratio"] == pytest.approx(16 * 200 / 840)
+    assert rows.loc["all trials: time on the CPU", "actual"] == 16 * 50
     assert rows.loc["wall clock", "actual"] == 15 * 7 + 200
     assert table.notes[:2] == (
         "Planned from a guess.",

@@ -1,5 +1,6 @@
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -30,8 +31,10 @@ def assignment(number=0, steps=4, seed=5, **optimizer):
 
 def test_a_trial_leaves_a_complete_folder(run):
     task = assignment()
+    begin = time.process_time()
     records = list(run_trial(task, run, threads=1))
     (recorded,) = load_runs(run.path)
+    assert 0 < recorded.status["cpu_seconds"] <= time.process_time() - begin
     assert recorded.history == records
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     assert [step for step, _ in recorded.curve("fd_lite0")] == [2, 4]
