@@ -1,10 +1,11 @@
-"""The fast samplers: what `forward` computes, once for each row and each sub-pixel.
+"""The cached sampler: what `forward` computes, once for each row and once for each sub-pixel.
 
-The vertical stack is computed once for each row. The cached sampler computes the horizontal stack once for each
-sub-pixel, only the planes of its colour; the row sampler computes that of the whole row until nothing changes.
-Memory holds the few rows and columns that later ones read.
+The vertical stack is computed once for each row, the horizontal stack once for each sub-pixel and only the planes of
+its colour. Memory holds the few rows and columns that later ones read. Every buffer stays where it is, so that a row
+is the same sequence of operations on the same memory for all rows: on a GPU it is one CUDA graph.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -12,265 +13,247 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aiqn_core.layers import GatedBlock, MaskedConv, Streams, colour_groups, gate
+from aiqn_core.folded import FoldedBlock, fold_block, fold_tail
+from aiqn_core.graphs import Recorder, graph
+from aiqn_core.layers import GatedBlock, colour_groups, gate
 from aiqn_core.levels import to_unit
 from aiqn_core.models import PixelCNN, PixelIQN
 
 
-class _ColourPart(NamedTuple):
-    """One colour's rows of a masked convolution's own-pixel tap, transposed: `lower` and `own` are (in, out)."""
+class _Step(NamedTuple):
+    """One block for one colour of one pixel: views of the buffers, and weights."""
 
-    lower: Tensor  # reads the lower colours, one after the other
-    own: Tensor
-    bias: Tensor
-
-
-def _split(conv: MaskedConv, colours: int) -> list[_ColourPart]:
-    """The own-pixel tap of a convolution, colour by colour."""
-    tap = conv.masked_weight()[:, :, -1, -1]
-    parts = []
-    for colour in range(colours):
-        rows = tap[conv.out_colour == colour]
-        lower = [rows[:, conv.in_colour == below] for below in range(colour)]
-        bias = tap.new_zeros(len(rows)) if conv.bias is None else conv.bias[conv.out_colour == colour]
-        parts.append(
-            _ColourPart(
-                torch.cat([*lower, rows[:, :0]], 1).T.contiguous(),
-                rows[:, conv.in_colour == colour].T.contiguous(),
-                bias.contiguous(),
-            )
-        )
-    return parts
-
-
-def _apply(part: _ColourPart, context: Tensor, own: Tensor) -> Tensor:
-    """One colour's output (streams * batch, out) of all lower colours (batch, in) and its own (streams * batch, in)."""
-    if not len(part.lower):
-        return torch.addmm(part.bias, own, part.own)
-    below = torch.addmm(part.bias, context[:, : len(part.lower)], part.lower)
-    return torch.addmm(below.repeat(len(own) // len(below), 1), own, part.own)
+    context: Tensor  # (R, in): its inputs at this pixel, of colours up to this one
+    centre: Tensor | None
+    before: Tensor  # (R, 2 planes), what is added so far; the gate's input
+    signal: Tensor  # its two halves
+    switch: Tensor
+    gated: Tensor  # (R, planes)
+    upto: Tensor  # (R, 1 + planes up to this colour): ones, and gated features
+    res: Tensor
+    own: Tensor | None  # (R, planes) of the block before; the first has no residual
+    h: Tensor  # (R, planes), the output
 
 
 @dataclass(frozen=True)
-class _Block:
-    """The weights of one gated block as the sampler uses them; planes before the gate are sorted by colour."""
+class Buffers:
+    """What is kept of a chunk of N images while it is sampled; B blocks of P planes, R = streams * N."""
 
-    v: Tensor  # (2P, in, rows, columns)
-    v_bias: Tensor
-    tau_v: Tensor | None  # (2P, C, 1, 1)
-    label_v: Tensor | None  # (classes, 2P)
-    link: Tensor  # (2P, 2P), transposed like all that follow
-    bias: Tensor  # of the link and of the horizontal convolution
-    label_h: Tensor | None
-    left: Tensor  # (taps, in, 2P): the columns left of the pixel
-    centre: list[_ColourPart]
-    tau_h: Tensor | None  # (C, 2P)
-    res: list[_ColourPart]
-
-
-def _fold(block: GatedBlock, colours: int) -> _Block:
-    """The weights of a block with masks applied."""
-    order = torch.argsort(block.h.out_colour, stable=True)
-    h, link = block.h.masked_weight()[order, :, 0], block.link.masked_weight()[order, :, 0, 0]
-    assert block.v.bias is not None
-    assert block.link.bias is not None
-    assert block.h.bias is not None
-    return _Block(
-        v=block.v.masked_weight(),
-        v_bias=block.v.bias,
-        tau_v=None if block.tau_v is None else block.tau_v.masked_weight(),
-        label_v=None if block.label_v is None else block.label_v.weight,
-        link=link.T.contiguous(),
-        bias=(block.link.bias + block.h.bias)[order],
-        label_h=None if block.label_h is None else block.label_h.weight[:, order],
-        left=h[:, :, :-1].permute(2, 1, 0).contiguous(),
-        centre=_split(block.h, colours),
-        tau_h=None if block.tau_h is None else block.tau_h.masked_weight()[order, :, 0, 0].T.contiguous(),
-        res=_split(block.res, colours),
-    )
-
-
-class _Buffers(NamedTuple):
-    """What is kept of a chunk of N images while it is sampled; B blocks of P planes."""
-
-    v: list[Tensor]  # per block (N, in, rows, W): the rows its vertical convolution reads
-    before: Tensor  # (W, B, N, 2P): what this row's horizontal stack adds before its gates
-    x: Tensor  # (taps + W, N, C): this row of the image in [-1, 1], after the zero padding
-    h: Tensor  # (taps + W, B, N, P): this row after each block
-    gated: Tensor  # (B, N, P): of this pixel
-    features: list[Tensor]  # this pixel's inputs of skip, hidden layers and head, sorted by colour
+    images: Tensor  # (N, C, W) levels of this row
+    mask: Tensor  # (N, C, W), true where they are known
+    tau: Tensor  # (N, C, W) of this row
+    tau_above: Tensor
+    label: Tensor | None
+    rows: list[Tensor]  # per block (N, in, rows, W): the rows its vertical convolution reads
+    before: Tensor  # (B, N, W, 2P): what this row's horizontal stack adds before its gates
+    x: Tensor  # (N, taps + W, C): this row of the image in [-1, 1], after the zero padding
+    h: Tensor  # (B - 1, N, taps + W, P): this row after each block that another one follows
+    now_x: Tensor  # (R, C) of this pixel, like all that follow
+    now_h: Tensor  # (B - 1, R, P)
+    now: Tensor  # (B, R, 2P), before the gates
+    # (B + 1, R, 1 + P): ones, and what the skip layer reads, which is h instead of the gated features of the last
+    # block; those come after it.
+    gated: Tensor
+    sums: list[Tensor]  # of each layer after the blocks (R, out)
+    steps: list[list[_Step]]  # of each colour, of each block
 
 
 class CachedSampler:
     """Folds the weights once, then fills chunk after chunk."""
 
-    def __init__(self, model: PixelCNN | PixelIQN) -> None:
+    def __init__(self, model: PixelCNN | PixelIQN, record: Recorder | None = None) -> None:
+        """`record` makes the filling of a row one call; None: a CUDA graph on a GPU, plain calls elsewhere."""
         network = model.network
         self.model, self.network, self.taps = model, network, network.kernel // 2
+        self.record = record or (graph if network.head.weight.is_cuda else None)
         self.channels, self.height, self.width = network.image_shape
         self.streams = 2 if network.tau_mode == "local" else 1
-        self.planes = network.planes
+        self.planes, self.dtype = network.planes, network.trunk_dtype()
         sizes = torch.bincount(colour_groups(network.planes, self.channels)).tolist()
-        self.ends = [sum(sizes[: colour + 1]) for colour in range(self.channels)]
-        self.starts = [0, *self.ends[:-1]]
+        self.starts = [sum(sizes[:colour]) for colour in range(self.channels + 1)]
         with torch.inference_mode():
-            self.blocks = [_fold(cast(GatedBlock, block), self.channels) for block in network.blocks]
-            self.left = torch.stack([b.left for b in self.blocks[1:]], 1) if len(self.blocks) > 1 else None
-            # (blocks, C, 2P), so that one product gives the tau term of every block
-            taus = [block.tau_h for block in self.blocks if block.tau_h is not None]
+            folded = [fold_block(cast(GatedBlock, block), self.channels, self.dtype) for block in network.blocks]
+            self.blocks: list[FoldedBlock] = folded
+            # (B - 1, taps * P, 2P) and (B, C, 2P): one product for all blocks
+            self.left = torch.stack([block.left for block in folded[1:]]) if len(folded) > 1 else None
+            taus = [block.tau_h for block in folded if block.tau_h is not None]
             self.tau_h = torch.stack(taus) if taus else None
-            self.tail = [_split(layer, self.channels) for layer in (network.skip, *network.hidden, network.head)]
+            self.tail = fold_tail(network, self.channels, self.dtype)
 
     @torch.inference_mode()
     def fill(self, images: Tensor, tau: Tensor, label: Tensor | None, mask: Tensor) -> None:
         """Write every sub-pixel of images (batch, channel, height, width) that is not masked as known."""
-        buffers = self._allocate(len(images), tau)
-        known = mask.flatten(0, 1).all(0).tolist()
-        for row in range(self.height):
-            self._begin_row(buffers, tau[:, :, row - 1 : row] if row else torch.full_like(tau[:, :, :1], 0.5), label)
-            for column in range(self.width):
-                pixel_tau = tau[:, :, row, column]
-                extra = self._begin_pixel(buffers, column, pixel_tau)
-                for colour in range(self.channels):
-                    features = self._horizontal(buffers, column, colour, extra)
-                    if not known[row][column]:
-                        output = self._output(buffers, colour, features)
-                        output = output.reshape(-1, 1, *self.model.output_shape, 1, 1)
-                        level = self.model.icdf(output, pixel_tau[:, colour, None, None, None])[:, 0, 0, 0]
-                        here = images[:, colour, row, column]
-                        here.copy_(torch.where(mask[:, colour, row, column], here, level))
-                    value = to_unit(images[:, colour, row, column], tau.dtype)
-                    buffers.x[self.taps + column, :, colour] = 2 * value - 1
-            self._end_row(buffers)
+        buffers = self.allocate(len(images), tau, label)
+        # Pixels known in all images need no output; a recorded row leaves none out, for it serves all rows.
+        known = mask.flatten(0, 1).all(0) & (self.record is None)
+        recorded: Callable[[], None] | None = None
+        for number, skipped in enumerate(known.tolist()):
+            self.load_row(buffers, number, images, tau, mask)
+            if number == 1 and self.record is not None:  # the first row has warmed up what must not be recorded
+                recorded = self.record(lambda: self._fill_row(buffers, [False] * self.width))
+            if recorded is None:
+                self._fill_row(buffers, skipped)
+            else:
+                recorded()
+            images[:, :, number] = buffers.images
 
-    def _allocate(self, count: int, like: Tensor) -> _Buffers:
+    def allocate(self, count: int, like: Tensor, label: Tensor | None) -> Buffers:
         """Zeros: what lies outside the image is zero as a feature, as in the padding of `forward`."""
-        layers, planes, wide = len(self.blocks), self.planes, self.taps + self.width
-        inputs = [sum(len(part.own) for part in parts) for parts in self.tail]
-        return _Buffers(
-            v=[like.new_zeros(count, block.v.shape[1], self.taps + 1, self.width) for block in self.blocks],
-            before=like.new_zeros(self.width, layers, count, 2 * planes),
-            x=like.new_zeros(wide, count, self.channels),
-            h=like.new_zeros(wide, layers, count, planes),
-            gated=like.new_zeros(layers, count, planes),
-            features=[like.new_zeros(count, size) for size in inputs],
+        blocks, planes, wide = len(self.blocks), self.planes, self.taps + self.width
+        row, streams = (count, self.channels, self.width), self.streams * count
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=self.dtype, device=like.device)
+
+        gated = zeros(blocks + 1, streams, 1 + planes)
+        gated[:, :, 0] = 1
+        reads = [zeros(count, block.v.shape[1], self.taps + 1, self.width) for block in self.blocks]
+        now_x, now_h = zeros(streams, self.channels), zeros(blocks - 1, streams, planes)
+        now = zeros(blocks, streams, 2 * planes)
+        return Buffers(
+            images=torch.zeros(row, dtype=torch.uint8, device=like.device),
+            mask=torch.zeros(row, dtype=torch.bool, device=like.device),
+            tau=like.new_zeros(row),
+            tau_above=like.new_zeros(row),
+            label=label,
+            rows=[rows.contiguous(memory_format=torch.channels_last) for rows in reads],
+            before=zeros(blocks, count, self.width, 2 * planes),
+            x=zeros(count, wide, self.channels),
+            h=zeros(blocks - 1, count, wide, planes),
+            now_x=now_x,
+            now_h=now_h,
+            now=now,
+            gated=gated,
+            sums=[layer.bias.new_zeros(streams, len(layer.bias)) for layer in self.tail],
+            steps=[self._steps(colour, now_x, now_h, now, gated) for colour in range(self.channels)],
         )
 
-    def _begin_row(self, buffers: _Buffers, tau_above: Tensor, label: Tensor | None) -> None:
+    def _steps(self, colour: int, now_x: Tensor, now_h: Tensor, now: Tensor, gated: Tensor) -> list[_Step]:
+        """The views that one colour of a pixel works on, block by block; making them takes longer than using them."""
+        start, end = self.starts[colour], self.starts[colour + 1]
+        last, steps = len(self.blocks) - 1, []
+        for layer, block in enumerate(self.blocks):
+            inputs = now_h[layer - 1, :, :end] if layer else now_x[:, :colour]
+            output = gated[layer, :, 1:] if layer == last else now_h[layer]
+            features = gated[last + 1 if layer == last else layer]
+            before = now[layer, :, 2 * start : 2 * end]
+            signal, switch = before.chunk(2, dim=1)
+            steps.append(
+                _Step(
+                    context=inputs,
+                    centre=block.centre[colour],
+                    before=before,
+                    signal=signal,
+                    switch=switch,
+                    gated=features[:, 1 + start : 1 + end],
+                    upto=features[:, : 1 + end],
+                    res=block.res[colour],
+                    own=now_h[layer - 1, :, start:end] if layer else None,
+                    h=output[:, start:end],
+                )
+            )
+        return steps
+
+    def load_row(self, buffers: Buffers, number: int, images: Tensor, tau: Tensor, mask: Tensor) -> None:
+        """Copy a row of what was given into the buffers."""
+        buffers.images.copy_(images[:, :, number])
+        buffers.mask.copy_(mask[:, :, number])
+        buffers.tau.copy_(tau[:, :, number])
+        if number:
+            buffers.tau_above.copy_(tau[:, :, number - 1])
+        else:
+            buffers.tau_above.fill_(0.5)  # above the image the map of tau in [-1, 1] is zero
+
+    def _fill_row(self, buffers: Buffers, skipped: list[bool]) -> None:
+        count = len(buffers.x)
+        self.begin_row(buffers)
+        for column in range(self.width):
+            self._begin_pixel(buffers, column)
+            for colour in range(self.channels):
+                self._horizontal(buffers, colour)
+                if not skipped[column]:
+                    self._choose_level(buffers, column, colour)
+                self._share_context(buffers, colour)
+                value = 2 * to_unit(buffers.images[:, colour, column], buffers.tau.dtype) - 1
+                buffers.now_x[:, colour].view(self.streams, count).copy_(value)
+            buffers.x[:, self.taps + column] = buffers.now_x[:count]
+            buffers.h[:, :, self.taps + column] = buffers.now_h[:, :count]
+        self.end_row(buffers)
+
+    def begin_row(self, buffers: Buffers) -> None:
         """The vertical stack of a row, and its links into the horizontal one."""
         for layer, block in enumerate(self.blocks):
-            above = F.conv2d(buffers.v[layer], block.v, block.v_bias, padding=(0, self.taps))
+            above = F.conv2d(buffers.rows[layer], block.v, block.v_bias, padding=(0, self.taps))
+            pixels = above[:, :, 0].transpose(1, 2)  # (N, W, 2P)
             if block.tau_v is not None:
-                above += F.conv2d(2 * tau_above - 1, block.tau_v)
-            bias = block.bias
-            if block.label_v is not None and block.label_h is not None:
-                above += block.label_v[label][:, :, None, None]
-                bias = bias + block.label_h[label]
-            torch.matmul(above[:, :, 0].permute(2, 0, 1), block.link, out=buffers.before[:, layer])
-            buffers.before[:, layer] += bias
+                pixels += torch.matmul((2 * buffers.tau_above - 1).transpose(1, 2), block.tau_v)
+            if block.label_v is not None:
+                pixels += block.label_v[buffers.label][:, None]
+            flat = buffers.before[layer].flatten(0, 1)
+            torch.addmm(block.bias, pixels.reshape(flat.shape), block.link, out=flat)
+            if block.label_h is not None:
+                buffers.before[layer] += block.label_h[buffers.label][:, None]
             if layer + 1 < len(self.blocks):
-                buffers.v[layer + 1] = torch.cat([buffers.v[layer + 1][:, :, 1:], gate(above)], 2)
+                _push(buffers.rows[layer + 1], gate(above)[:, :, 0])
 
-    def _end_row(self, buffers: _Buffers) -> None:
+    def end_row(self, buffers: Buffers) -> None:
         """The first block reads rows strictly above: the row joins its rows when it is complete."""
-        row = buffers.x[self.taps :].permute(1, 2, 0)[:, :, None]
-        buffers.v[0] = torch.cat([buffers.v[0][:, :, 1:], row], 2)
+        _push(buffers.rows[0], buffers.x[:, self.taps :].transpose(1, 2))
 
-    def _begin_pixel(self, buffers: _Buffers, column: int, tau: Tensor) -> Tensor | None:
-        """Add what all blocks read from the left; returns the tau terms (blocks, batch, 2P) if kept apart."""
-        before = buffers.before[column]
-        for tap in range(self.taps):
-            before[0].addmm_(buffers.x[column + tap], self.blocks[0].left[tap])
-            if self.left is not None:
-                before[1:].baddbmm_(buffers.h[column + tap, :-1], self.left[tap])
-        if self.tau_h is None:
-            return None
-        extra = torch.matmul(2 * tau - 1, self.tau_h)
+    def _begin_pixel(self, buffers: Buffers, column: int) -> None:
+        """What all blocks add before their gates, but for what they read of this pixel; one product for all."""
+        count, left = len(buffers.x), slice(column, column + self.taps)
+        now = buffers.now[:, :count]
+        now.copy_(buffers.before[:, :, column])
+        now[0].addmm_(buffers.x[:, left].flatten(1), self.blocks[0].left)
+        if self.left is not None:
+            now[1:].baddbmm_(buffers.h[:, :, left].flatten(2), self.left)
         if self.streams == 2:
-            return extra
-        before += extra
-        return None
+            buffers.now[:, count:] = now
+        if self.tau_h is not None:  # of two streams only the second sees the own tau
+            buffers.now[:, -count:] += torch.matmul(2 * buffers.tau[:, :, column] - 1, self.tau_h)
+        for sums, layer in zip(buffers.sums, self.tail, strict=True):
+            sums.copy_(layer.bias)
 
-    def _horizontal(self, buffers: _Buffers, column: int, colour: int, extra: Tensor | None) -> Tensor:
-        """All blocks for one colour of one pixel; returns what the skip layer reads, (streams * batch, in)."""
-        planes, features = slice(self.starts[colour], self.ends[colour]), []
-        twice = slice(2 * planes.start, 2 * planes.stop)
-        here, count = self.taps + column, buffers.gated.shape[1]
-        own = buffers.x[here, :, :0]
-        for layer, block in enumerate(self.blocks):
-            before, centre = buffers.before[column, layer, :, twice], block.centre[colour]
-            context = buffers.h[here, layer - 1] if layer else buffers.x[here]
-            if colour:
-                before = torch.addmm(before, context[:, : len(centre.lower)], centre.lower)
-            if extra is not None:
-                before = torch.cat([before, before + extra[layer, :, twice]])
-            if layer:  # the first block never reads the own colour
-                before = torch.addmm(before, own, centre.own)
-            gated = gate(before)
-            residual = _apply(block.res[colour], buffers.gated[layer], gated)
-            own = own + residual if layer else residual
-            buffers.gated[layer, :, planes] = gated[:count]
-            buffers.h[here, layer, :, planes] = own[:count]
-            features.append(gated)
-        features[-1] = own
-        return torch.cat(features, 1)
+    def _horizontal(self, buffers: Buffers, colour: int) -> None:
+        """All blocks for one colour of one pixel."""
+        for step in buffers.steps[colour]:
+            if step.centre is not None:
+                step.before.addmm_(step.context, step.centre)
+            torch.mul(step.signal.tanh_(), step.switch.sigmoid_(), out=step.gated)
+            if step.own is None:
+                torch.mm(step.upto, step.res, out=step.h)
+            else:
+                torch.addmm(step.own, step.upto, step.res, out=step.h)
 
-    def _output(self, buffers: _Buffers, colour: int, features: Tensor) -> Tensor:
-        """Skip, hidden layers and head for one colour of one pixel: (batch, outputs)."""
-        count = len(buffers.features[0])
-        for depth, (parts, inputs) in enumerate(zip(self.tail, buffers.features, strict=True)):
-            if depth:
+    def _choose_level(self, buffers: Buffers, column: int, colour: int) -> None:
+        """Skip, hidden layers and head for one colour of one pixel, and the level at tau where it is not known."""
+        count, planes = len(buffers.images), slice(1 + self.starts[colour], 1 + self.starts[colour + 1])
+        features = buffers.gated[:-1, :, planes].transpose(0, 1).flatten(1)
+        for sums, layer in zip(buffers.sums, self.tail, strict=True):
+            start, end = layer.starts[colour : colour + 2]
+            if sums is not buffers.sums[0]:
                 features = torch.relu(features)
-            start = sum(len(part.own) for part in parts[:colour])
-            inputs[:, start : start + features.shape[1]] = features[:count]
-            features = _apply(parts[colour], inputs, features)
-        return features[-count:]
+            sums[:, start:].addmm_(features.to(sums.dtype), layer.parts[colour])
+            features = sums[:, start:end]
+        output = features[-count:].reshape(-1, 1, *self.model.output_shape, 1, 1)
+        level = self.model.icdf(output, buffers.tau[:, colour, column, None, None, None])[:, 0, 0, 0]
+        here = buffers.images[:, colour, column]
+        here.copy_(torch.where(buffers.mask[:, colour, column], here, level))
+
+    def _share_context(self, buffers: Buffers, colour: int) -> None:
+        """Of two streams, later colours read the first alone: it takes the place of what the second has so far."""
+        if self.streams == 1:
+            return
+        count, planes = len(buffers.x), slice(self.starts[colour], self.starts[colour + 1])
+        shared = [buffers.now_h[:, :, planes], buffers.gated[:, :, 1:][:, :, planes]]
+        for sums, layer in zip(buffers.sums, self.tail, strict=True):
+            shared.append(sums[None, :, layer.starts[colour + 1] :])
+        for both in shared:
+            both[:, count:] = both[:, :count]
 
 
-def update(images: Tensor, level: Tensor, mask: Tensor) -> bool:
-    """Take the levels where the image is not known; whether anything changed."""
-    new = torch.where(mask, images, level)
-    changed = not torch.equal(new, images)
-    images.copy_(new)
-    return changed
-
-
-class RowSampler(CachedSampler):
-    """The vertical stack once for each row, the horizontal stack on the whole row until nothing changes."""
-
-    def __init__(self, model: PixelCNN | PixelIQN) -> None:
-        super().__init__(model)
-        self.iterations: list[int] = []  # of each row of the last chunk
-        block = cast(GatedBlock, self.network.blocks[0])
-        self.unsorted = torch.argsort(torch.argsort(block.h.out_colour, stable=True))
-
-    @torch.inference_mode()
-    def fill(self, images: Tensor, tau: Tensor, label: Tensor | None, mask: Tensor) -> None:
-        """Write every sub-pixel of images (batch, channel, height, width) that is not masked as known."""
-        buffers, self.iterations = self._allocate(len(images), tau), []
-        for row in range(self.height):
-            self._begin_row(buffers, tau[:, :, row - 1 : row] if row else torch.full_like(tau[:, :, :1], 0.5), label)
-            links = buffers.before.permute(1, 2, 3, 0)[:, :, self.unsorted, None]
-            here = (slice(None), slice(None), slice(row, row + 1))
-            self.iterations.append(0)
-            changes = True
-            while changes:
-                x = 2 * to_unit(images[here], tau.dtype) - 1
-                output = self._forward_row(x, links, 2 * tau[here] - 1)
-                changes = update(images[here], self.model.icdf(output, tau[here]), mask[here])
-                self.iterations[-1] += 1
-            buffers.x[self.taps :] = x[:, :, 0].permute(2, 0, 1)
-            self._end_row(buffers)
-
-    def _forward_row(self, x: Tensor, links: Tensor, tau: Tensor) -> Tensor:
-        """What `forward` gives for one row, (batch, channel, outputs..., 1, width), from its links to those above."""
-        h = Streams(x, x if self.streams == 2 else None)
-        features = []
-        for block, link in zip(self.network.blocks, links, strict=True):
-            assert isinstance(block, GatedBlock)
-            assert block.h.bias is not None
-            # the links hold the bias of the horizontal convolution already, which adds it again
-            h, gated = block.horizontal(h, link - block.h.bias[:, None, None], tau)
-            features.append(gated)
-        output = self.network.tail([*features[:-1], h])
-        return output if self.model.output_shape else output.squeeze(2)
+def _push(rows: Tensor, row: Tensor) -> None:
+    """Move rows (N, in, rows, W) up by one and put a new one (N, in, W) below."""
+    rows[:, :, :-1] = rows[:, :, 1:].clone()
+    rows[:, :, -1] = row

@@ -1,5 +1,6 @@
 """Gated PixelCNN and PixelIQN (section 4): one network, two heads. Both sample as x_i = icdf(x_<i, tau_i)."""
 
+import contextlib
 import math
 from typing import Any, TypeAlias
 
@@ -69,6 +70,7 @@ class GatedNetwork(nn.Module):
         self.image_shape, self.outputs, self.num_classes = image_shape, outputs, num_classes
         self.kernel, self.planes = config.kernel, config.planes
         self.tau_mode, self.trunk = tau_mode, config.trunk
+        self.low_precision: bool | None = None  # None: where it is fast
         colours = image_shape[0]
         image, colour = torch.arange(colours), colour_groups(config.planes, colours)
         wide = colour_groups(config.skip_planes, colours)
@@ -103,11 +105,31 @@ class GatedNetwork(nn.Module):
         h = Streams(v, v if self.tau_mode == "local" else None)
         tau = None if tau is None else 2 * tau - 1
         features = []
-        for block in self.blocks:
-            v, h, gated = block(v, h, tau, label)
-            features.append(gated)
-        # The last skip reads h itself, of equal width: the last block's 1×1 would otherwise lead nowhere.
-        return self.tail([*features[:-1], h])
+        with self.autocast():
+            for block in self.blocks:
+                v, h, gated = block(v, h, tau, label)
+                features.append(gated)
+            # The last skip reads h itself, of equal width: the last block's 1×1 would otherwise lead nowhere.
+            return self.tail([*features[:-1], h])
+
+    def trunk_dtype(self) -> torch.dtype:
+        """In what blocks and skip layers compute: bfloat16 for float32 weights on a GPU that has it.
+
+        The terms of tau and the head keep the weights' own: bfloat16 has one value for each grey level below 1.
+        """
+        weight = self.head.weight
+        low = self.low_precision
+        if low is None:
+            low = weight.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if low and weight.dtype == torch.float32 else weight.dtype
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context in which blocks and skip layers compute."""
+        dtype, weight = self.trunk_dtype(), self.head.weight
+        if dtype == weight.dtype:
+            return contextlib.nullcontext()
+        # Without the cache of converted weights: it would outlive a step that is recorded as a CUDA graph.
+        return torch.autocast(weight.device.type, dtype, cache_enabled=False)
 
     def tail(self, features: list[Streams]) -> Float[Tensor, "batch channel outputs height width"]:
         """Skip connections, hidden layers and head: from the features of all blocks to the outputs."""

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from aiqn_core.cached_sampler import CachedSampler, RowSampler, update
+from aiqn_core.cached_sampler import CachedSampler
 from aiqn_core.levels import to_unit
 from aiqn_core.models import GatedNetwork, ImageModel, PixelCNN, PixelIQN
+from aiqn_core.row_sampler import RowSampler, update
 from aiqn_core.snail_sampler import SnailSampler
 from aiqn_core.vae import VAE, sample_codes
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from aiqn_core.cached_sampler import RowSampler
 from aiqn_core.config import ModelConfig
 from aiqn_core.levels import to_unit
 from aiqn_core.models import PixelCNN, PixelIQN, build_model
+from aiqn_core.row_sampler import RowSampler
 from aiqn_core.sampling import JacobiSampler, sample
 
 Model = PixelCNN | PixelIQN
