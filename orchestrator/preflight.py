@@ -9,6 +9,8 @@ import os
 import platform
 import shutil
 import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -120,13 +122,14 @@ class Preflight:
 
     def __init__(self, asked: Mapping[str, Any], ask: Callable[[str, Mapping[str, Any]], Answer]) -> None:
         self.asked, self.ask = asked, ask
-        self.own = examine(asked, DRIVER)
+        self.own = examine({**asked, "gpu": False}, DRIVER)  # a head node may have none
         self.problems = problems(self.own, self.own, asked, DRIVER)  # of the driver's machine
         self.waiting: dict[str, tuple[float, Answer]] = {}  # node -> when it was asked
         self.locks = True  # whether all machines see each other's locks
 
-    def begin(self, node: str) -> None:
-        self.waiting[node] = (time.monotonic(), self.ask(node, self.asked))
+    def begin(self, node: str, gpus: float) -> None:
+        """Ask a node that has so many GPUs in Ray's eyes."""
+        self.waiting[node] = (time.monotonic(), self.ask(node, {**self.asked, "gpu": self.asked["gpu"] and gpus > 0}))
 
     def answers(self) -> Iterator[tuple[str, list[str]]]:
         """(node, its problems) of each that has answered by now, or for too long has not."""
@@ -180,9 +183,10 @@ def data_state(name: str, path: str | None) -> str:
 
 
 def gpu_works() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    """Whether torch can use a GPU, asked in a process of its own: Ray hides GPUs from tasks that reserve none."""
+    seen = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    command = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]
+    return subprocess.run(command, env=seen, check=False).returncode == 0
 
 
 # What a trial does in its folder, in the order of trying; a mounted bucket often cannot do one of them.

@@ -181,7 +181,7 @@ class Driver:
         if time.monotonic() - self.asked > NODES_SECONDS:
             self.asked = time.monotonic()
             for new in self.nodes.update(alive()):
-                self.preflight.begin(new.id)
+                self.preflight.begin(new.id, new.resources.get("GPU", 0.0))
 
     def tell(self) -> None:
         """Keep what people should know of the cluster, and why trials wait, in the run folder where it changes."""

@@ -118,7 +118,7 @@ def test_the_driver_needs_links_for_its_ledger(asked, monkeypatch):
 def test_locks_that_other_machines_do_not_see_are_noticed(asked, monkeypatch):
     monkeypatch.setattr(preflight, "_takes", lambda path: True)
     flight = Preflight(asked, lambda node, question: lambda: examine(question, node))
-    flight.begin("n1")
+    flight.begin("n1", 0)
     assert list(flight.answers()) == [("n1", [])]
     assert not flight.locks
 
@@ -128,7 +128,7 @@ def test_answers_come_one_by_one_and_silence_ends(asked, monkeypatch):
     flight = Preflight(asked, lambda node, _: lambda: answers.get(node))
     assert flight.problems == []
     for node in ("good", "broken", "silent"):
-        flight.begin(node)
+        flight.begin(node, 0)
     told = dict(flight.answers())
     assert told["good"] == []
     assert "cannot run our code (No module named 'orchestrator')" in told["broken"][0]
@@ -136,3 +136,24 @@ def test_answers_come_one_by_one_and_silence_ends(asked, monkeypatch):
     monkeypatch.setattr(preflight, "ANSWER_SECONDS", 0.0)
     assert "has not answered for 0 s" in dict(flight.answers())["silent"][0]
     assert not flight.waiting
+
+
+def test_only_nodes_with_gpus_are_asked_for_them(asked):
+    seen = []
+    wanting = {**asked, "gpu": True}
+    flight = Preflight(wanting, lambda node, question: lambda: seen.append((node, question["gpu"])))
+    assert flight.problems == []  # the driver's machine need not have any
+    flight.begin("head", 0.0)
+    flight.begin("worker", 2.0)
+    list(flight.answers())
+    assert seen == [("head", False), ("worker", True)]
+
+
+def test_a_gpu_hidden_by_ray_is_still_looked_for(monkeypatch):
+    called = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = type("Done", (), {"returncode": 0})
+    monkeypatch.setattr(preflight.subprocess, "run", lambda command, env, check: called.append(env) or done)
+    assert preflight.gpu_works()
+    assert "CUDA_VISIBLE_DEVICES" not in called[0]
+    assert "PATH" in called[0]
