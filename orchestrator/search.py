@@ -462,7 +462,8 @@ def bundles(config: dict) -> Any:
     """What Ray reserves for a trial: a bundle for each worker, on machines that are not avoided."""
     workers, options = config["workers"], {}
     if config["avoid"]:
-        elsewhere = {"ray.io/node-id": f"!in({', '.join(config['avoid'])})"}
+        # no blanks: Ray takes one as part of the name that follows it, and so would avoid only the first
+        elsewhere = {"ray.io/node-id": f"!in({','.join(config['avoid'])})"}
         options = {"bundle_label_selector": [elsewhere] * workers}
     return tune.PlacementGroupFactory([config["each"]] * workers, strategy="PACK", **options)
 

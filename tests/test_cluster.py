@@ -166,6 +166,25 @@ def test_two_workers_on_two_machines_equal_one(undisturbed, machines, tmp_path):
     print(log.splitlines()[0])
 
 
+PLACE = """
+import os
+import ray
+from ray.util import placement_group, remove_placement_group
+from orchestrator.search import bundles
+ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=10**8)
+own, other, third = ray.nodes()[0]["NodeID"], "f" * 56, "e" * 56
+for avoid in ([], [other], [other, third], [other, own], [own]):
+    group = bundles({"each": {"CPU": 1}, "workers": 1, "avoid": avoid}).to_placement_group()
+    print(group.wait(10))
+    remove_placement_group(group)
+"""
+
+
+def test_ray_places_no_trial_on_an_avoided_node():
+    result = subprocess.run([sys.executable, "-c", PLACE], env=environment(), capture_output=True, text=True)
+    assert result.stdout.split() == ["True", "True", "True", "False", "False"], result.stderr
+
+
 # ---- Slurm -------------------------------------------------------------------------------------------------------
 
 SLURM = """\
