@@ -111,7 +111,10 @@ class Nodes:
             unchecked = f", {len(self.unchecked)} being checked" if self.unchecked else ""
             notes.append(f"trials wait for a node: none that is used holds one ({len(self.there)} there{unchecked})")
         elif waiting:
-            notes.append(f"{waiting} trials wait for resources that Ray gives to others; see `ray status`")
+            notes.append(
+                f"{waiting} trials have waited for over a minute to start: Ray gives their resources to others,"
+                " or is slow to start their processes; see `ray status`"
+            )
         return notes
 
     def _name(self, node: str) -> str:
