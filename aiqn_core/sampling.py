@@ -1,6 +1,7 @@
 """Samples of an autoregressive model: x_i = icdf(x_<i, tau_i), one sub-pixel after the other in raster order."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor
 
 from aiqn_core.cached_sampler import CachedSampler
 from aiqn_core.levels import to_unit
+from aiqn_core.memory import free_bytes, out_of_memory
 from aiqn_core.models import GatedNetwork, ImageModel, PixelCNN, PixelIQN
 from aiqn_core.row_sampler import RowSampler, update
 from aiqn_core.snail_sampler import SnailSampler
 from aiqn_core.vae import VAE, sample_codes
+
+log = logging.getLogger(__name__)
 
 Method = Literal["cached", "row", "jacobi", "naive"]
 Sampler = type["CachedSampler | SnailSampler | RowSampler | JacobiSampler | NaiveSampler"]
@@ -40,6 +44,8 @@ def sample(
     reads all rows before it, has no "row". A VAE has a tau for each
     value of its code; with neither labels nor an order of pixels, it takes nothing else.
 
+    Images are filled `batch_size` at a time, as many as there is memory for where None, and fewer once it runs out.
+
     Raises ValueError where an argument does not fit the model or the count.
     """
     if isinstance(model, VAE):
@@ -58,7 +64,7 @@ def sample(
         images = torch.where(mask.to(weight.device), known.to(weight.device), images)
     else:
         mask = torch.zeros(shape, dtype=torch.bool)
-    batch_size = batch_size or _default_batch_size(model.network, method)
+    batch_size = batch_size or _default_batch_size(model.network, method, count)
     snail = model.network.trunk == "snail"
     samplers: dict[Method, Sampler] = {
         "cached": SnailSampler if snail else CachedSampler,
@@ -67,15 +73,35 @@ def sample(
         "naive": NaiveSampler,
     }
     fill = samplers[method](model).fill
-    for start in range(0, count, batch_size):
+    start = 0
+    while start < count:
         part = slice(start, start + batch_size)
-        fill(
+        if _fits(
+            fill,
             images[part],
             tau[part].to(weight),
             None if label is None else label[part].to(weight.device),
             mask[part].to(weight.device),
-        )
+        ):
+            start += batch_size
+        else:
+            batch_size = -(-min(batch_size, count - start) // 2)
+            log.warning("memory is short: going on with %d images at once", batch_size)
     return images
+
+
+def _fits(fill: Callable[..., None], images: Tensor, *given: Tensor | None) -> bool:
+    """Fill the images, or say that there is no memory for as many; raises the error where there is none for one."""
+    try:
+        fill(images, *given)
+    except Exception as error:
+        if len(images) == 1 or not out_of_memory(error):
+            raise
+    else:
+        return True
+    if images.is_cuda:  # what the attempt took; its tensors are gone with the error
+        torch.cuda.empty_cache()
+    return False
 
 
 class NaiveSampler:
@@ -120,15 +146,22 @@ def _raster(height: int, width: int, channels: int) -> Iterator[tuple[int, int, 
                 yield row, column, colour
 
 
-def _default_batch_size(network: GatedNetwork, method: Method) -> int:
-    """As many images as keep the caches (or for naive the activations) within MEMORY_BYTES of the device."""
+def _default_batch_size(network: GatedNetwork, method: Method, count: int) -> int:
+    """As many images as keep caches (or for naive activations) within MEMORY_BYTES and half of what is free.
+
+    Constant while memory is not short: float32 results differ by rounding between batch sizes.
+    """
     _, height, width = network.image_shape
-    weight = network.head.weight
+    device = network.head.weight.device
     rows = network.kernel // 2 + 4 if method in ("cached", "row") else 8 * height  # planes kept, in rows of the image
     if network.trunk == "snail":
         rows += height  # keys and values of all pixels
-    size = len(network.blocks) * network.planes * rows * width * weight.element_size()
-    return max(1, MEMORY_BYTES.get(weight.device.type, 2**30) // size)
+    each = len(network.blocks) * network.planes * rows * width * network.trunk_dtype().itemsize
+    size = min(count, max(1, MEMORY_BYTES.get(device.type, 2**30) // each))
+    free = free_bytes(device)
+    while free is not None and size > 1 and size * each > free / 2:
+        size = -(-size // 2)
+    return size
 
 
 def _check(

@@ -361,7 +361,8 @@ class Trial(tune.Trainable):
         self.team = Team(config, assignment, run)
         workers = self.stack.enter_context(self.team.working())
         node = ray.get_runtime_context().get_node_id()
-        self.records = run_trial(assignment, run, config["threads"], node, workers)
+        gpu = config["each"].get("GPU", 0)
+        self.records = run_trial(assignment, run, config["threads"], node, workers, gpu)
 
     def step(self) -> dict:
         from aiqn_core.training import DivergedError
@@ -423,7 +424,8 @@ class Team:
         place = PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group(), rank)
         task = ray.remote(num_cpus=each.get("CPU", 0), num_gpus=each.get("GPU", 0), max_retries=0)(follow_trial)
         own = task.options(scheduling_strategy=place)
-        return own.remote(self.assignment.config, self.config["threads"], host, port, rank, size)
+        resources = self.config["threads"], each.get("GPU", 0)
+        return own.remote(self.assignment.config, *resources, host, port, rank, size)
 
     def watch(self) -> None:
         """End this process with the first worker that fails: over NCCL it would wait for that one for hours."""
@@ -446,14 +448,19 @@ class Team:
             self.watcher.join(LOST_SECONDS)
 
 
-def follow_trial(config: Mapping[str, Any], threads: int, host: str, port: int, rank: int, size: int) -> None:
+def follow_trial(
+    config: Mapping[str, Any], threads: int, gpu: float, host: str, port: int, rank: int, size: int
+) -> None:
     """Train as one of the workers that do not lead."""
     import torch
 
     from aiqn_core.config import TrainConfig
+    from aiqn_core.memory import cap_gpu
     from aiqn_core.training import DivergedError, follow
 
     torch.set_num_threads(threads)
+    if gpu:
+        cap_gpu(gpu)
     with suppress(DivergedError):  # the leader found the same, and tells it
         follow(TrainConfig.from_dict(config), host, port, rank, size)
 

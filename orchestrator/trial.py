@@ -62,12 +62,14 @@ def run_trial(
     threads: int | None = None,
     node: str | None = None,
     workers: "Workers | None" = None,
+    gpu: float = 0,
 ) -> Generator[dict[str, Any], None, None]:
     """Train one trial in its folder, yielding every record of metrics.jsonl, those of earlier attempts first.
 
     The folder's status says how it ended, also after an exception; the exception is raised again. A caller that
     closes the generator leaves the status as it is, for only the caller knows why it stopped. `node` is Ray's name of
-    the machine, `workers` the place of this process where several train the trial.
+    the machine, `workers` the place of this process where several train the trial. `gpu` is its share of a GPU, of
+    whose memory it takes no more than that; 0: there is none, or it is not shared.
     """
     folder = run.trial(assignment.id)
     with folder.claim(), logged(folder) as log:
@@ -86,7 +88,7 @@ def run_trial(
             steps=assignment.config["train"]["steps"],
         )
         try:
-            yield from _recorded(assignment, run, folder, log, threads, workers)
+            yield from _recorded(assignment, run, folder, log, threads, workers, gpu)
         except Exception as error:
             state, cause = classify(error)
             if cause == WORKER_LOST:
@@ -106,16 +108,20 @@ def _recorded(
     log: logging.Logger,
     threads: int | None,
     workers: "Workers | None",
+    gpu: float,
 ) -> Iterator[dict[str, Any]]:
     # torch takes seconds to import: only where something is trained
     import torch
 
     from aiqn_core.data import encode_png, load_data
+    from aiqn_core.memory import cap_gpu
     from aiqn_core.parallel import ALONE
     from aiqn_core.training import protocol, train
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if gpu:
+        cap_gpu(gpu)
     config = TrainConfig.from_dict(assignment.config)
     data = load_data(config.data)
     write_config(folder, assignment, device(), protocol(config, data))

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from aiqn_core import training
+from aiqn_core import memory, training
 from aiqn_core.config import TrainConfig, config_hash
 from orchestrator.runs import RunFolder, RunFolderError, load_runs, read_json
 from orchestrator.trial import Assignment, classify, run_trial
@@ -144,3 +144,10 @@ def test_a_longer_final_continues_in_its_folder(run):
     (recorded,) = load_runs(run.path)
     assert recorded.config["train"]["steps"] == 6
     assert recorded.state == "completed"
+
+
+def test_a_trial_keeps_to_its_share_of_a_gpu(run, monkeypatch):
+    shares = []
+    monkeypatch.setattr(memory, "cap_gpu", shares.append)
+    list(run_trial(assignment(steps=2), run, gpu=0.25))
+    assert shares == [0.25]
