@@ -1,6 +1,7 @@
 """The ledger over a real journal, with workers that only write what a trial would have measured."""
 
 import itertools
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -141,7 +142,9 @@ def test_a_driver_that_dies_loses_nothing_and_repeats_nothing(open_ledger, tmp_p
     ledger = open_ledger(sampler)
     assert not ledger.complete
     again = run_all(ledger)
-    reissued = {item.id: item for item in again[: len(in_flight)]}
+    causes = {item.id: item.causes for item in again}
+    assert [causes[item.id] for item in in_flight] == [["driver ended"], []][: len(in_flight)]
+    reissued = {item.id: replace(item, causes=[]) for item in again[: len(in_flight)]}
     assert reissued == {item.id: item for item in in_flight}  # same number, parameters, seed and configuration
     everything = told_before + again
     assert len({item.id for item in everything}) == len(everything) == 2 * (5 + 6)
@@ -193,11 +196,13 @@ def test_infrastructure_is_tried_again_and_then_given_up(open_ledger):
     trial = ledger.next()
     for _ in range(ledger.sweep.resources.retries):
         start(ledger, trial)
-        assert ledger.close(trial.id) == trial  # its process died: status still says running
+        again = ledger.close(trial.id)  # its process died: status still says running
+        assert replace(again, causes=[]) == trial
     start(ledger, trial)
     assert ledger.close(trial.id) is None
     status = ledger.run.trial(trial.id).read_status()
-    assert (status["state"], status["cause"], status["attempts"]) == ("failed", "process died", 3)
+    assert (status["state"], status["cause"], status["attempts"]) == ("failed", "process killed", 3)
+    assert again.causes == ["process killed"] * 2
     assert study(ledger, "pixelcnn/search").trials[0].state.name == "FAIL"
     assert len(run_all(ledger)) == 21
 
@@ -205,11 +210,12 @@ def test_infrastructure_is_tried_again_and_then_given_up(open_ledger):
 @pytest.mark.parametrize(
     ("state", "cause", "value", "expected"),
     [
-        ("completed", None, 5.0, "COMPLETE"),
+        ("completed", None, [5.0], "COMPLETE"),
         ("pruned", None, None, "PRUNED"),
         ("diverged", "not finite", None, "PRUNED"),
         ("failed", "out of GPU memory", None, "PRUNED"),
-        ("failed", "process died", None, "FAIL"),
+        ("failed", "process killed", None, "FAIL"),
+        ("failed", "killed for memory", None, "PRUNED"),
         ("failed", "KeyError", None, "FAIL"),
         ("stopped", None, None, "FAIL"),
         ("completed", None, None, "FAIL"),
@@ -229,7 +235,8 @@ def test_a_diverged_trial_ends_in_the_journal_and_is_no_winner(open_ledger):
     assert bad.number not in {item.source for item in order if item.arm == "pixelcnn"}
     trial = study(ledger, "pixelcnn/search").trials[bad.number]
     assert (trial.state.name, trial.value) == ("PRUNED", None)
-    assert trial.user_attrs["outcome"] == {"state": "diverged", "cause": "not finite", "attempts": 1}
+    outcome = {"state": "diverged", "cause": "not finite", "attempts": 1, "causes": [], "step": 0}
+    assert trial.user_attrs["outcome"] == outcome
 
 
 def test_a_larger_search_adds_trials(open_ledger):
