@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.causes import DRIVER_ENDED, KILLED, UNCOUNTED, policy
 from orchestrator.earlier import ATTRIBUTE, tell_earlier
+from orchestrator.ranking import ranked
 from orchestrator.recovery import handed_out, intact, repair
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, RunFolder, trial_id
@@ -151,25 +152,15 @@ class Ledger:
         return int(longer or self.sweep.arms[arm].base["train"]["steps"])
 
     def winners(self, arm: str) -> list[FrozenTrial]:
-        """The search trials that go on to the finals, the earlier one of equals.
-
-        With one objective the best by it; with several, those that no other is better than in everything come first,
-        and among these the best by the first objective.
-        """
+        """The search trials that go on to the finals, best first."""
         if self.sweep.final is None:
             return []
         ended = self.states[arm, "search"].total()
         if self._winners.get(arm, (-1,))[0] != ended:  # sorted anew only when another trial has ended
             trials = self.studies[arm, "search"].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             own = [trial for trial in trials if ATTRIBUTE not in trial.user_attrs]
-            self._winners[arm] = ended, self._ranked(own)[: self.sweep.final.top]
+            self._winners[arm] = ended, ranked(own, self.objectives)[: self.sweep.final.top]
         return self._winners[arm][1]
-
-    def _ranked(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        signs = [1 if objective.direction == "minimize" else -1 for objective in self.objectives]
-        keys = {trial.number: tuple(s * v for s, v in zip(signs, trial.values, strict=True)) for trial in trials}
-        rank = dict.fromkeys(keys, 0) if len(signs) == 1 else fronts(keys)
-        return sorted(trials, key=lambda trial: (rank[trial.number], keys[trial.number][0], trial.number))
 
     def _next_search(self, arm: str) -> Assignment:
         study, space = self.studies[arm, "search"], self.sweep.arms[arm].space
@@ -370,20 +361,3 @@ def told(state: str, cause: str | None, values: list[float] | None) -> TrialStat
     if state in ("pruned", "diverged") or policy(cause).avoided:
         return TrialState.PRUNED
     return TrialState.FAIL
-
-
-def fronts(keys: dict[int, tuple[float, ...]]) -> dict[int, int]:
-    """The Pareto front of each trial: 0 where none is at least as good in everything and better in something."""
-
-    def beaten(number: int, by: dict[int, tuple[float, ...]]) -> bool:
-        own = keys[number]
-        return any(k != own and all(a <= b for a, b in zip(k, own, strict=True)) for k in by.values())
-
-    left, front = dict(keys), 0
-    found: dict[int, int] = {}
-    while left:
-        best = [number for number in left if not beaten(number, left)]
-        found |= dict.fromkeys(best, front)
-        left = {number: key for number, key in left.items() if number not in found}
-        front += 1
-    return found

@@ -62,6 +62,8 @@ from ray.util.scheduling_strategies import (  # noqa: E402
     PlacementGroupSchedulingStrategy,
 )
 
+RAY_STARTS = 3  # how often it is tried
+
 
 def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = None) -> list[Run]:
     """Run a sweep, or continue it, until every arm has its trials and finals; then write its report.
@@ -456,6 +458,23 @@ def tuner(driver: Driver, ray_trials: dict[str, Any], scratch: Path) -> tune.Tun
 @contextmanager
 def cluster() -> Iterator[None]:
     """A connection to the Ray cluster, or one of our own for the time of the block."""
+    for attempt in range(1, RAY_STARTS + 1):
+        try:
+            start_ray()
+            break
+        except Exception as error:  # Ray has no type for it: where the machine is busy, its processes start too late
+            ray.shutdown()
+            if attempt == RAY_STARTS:
+                raise RunFolderError(
+                    f"Ray does not start: {error}\nRun again when the machine is less busy."
+                ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start_ray() -> None:
     ray.init(
         # without "local", Ray would join whatever cluster was last started on this machine
         address=os.environ.get("RAY_ADDRESS", "local"),
@@ -465,10 +484,6 @@ def cluster() -> Iterator[None]:
         configure_logging=True,
         ignore_reinit_error=True,
     )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 class Interrupt:
