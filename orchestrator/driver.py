@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from orchestrator.causes import DISK_FULL, KILLED, NODE_LOST, SILENT
@@ -12,7 +13,7 @@ from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
 from orchestrator.machines import Machines
-from orchestrator.runs import FINISHED, RunFolderError, read_json, write_bytes, write_json
+from orchestrator.runs import FINISHED, StorageError, read_json, write_bytes, write_json
 from orchestrator.trial import Assignment
 
 TICK_SECONDS = 0.25  # between two looks at the board and at requests
@@ -214,7 +215,7 @@ def progress(row: Row) -> tuple[str, int, int]:
 
 
 def check_space(ledger: Ledger) -> None:
-    """Raises RunFolderError where the run folder can no longer be written: no trial is to blame, and none can go on."""
+    """Raises StorageError where the run folder can no longer be written: no trial is to blame, and none can go on."""
     probe = ledger.run.path / ".probe"
     try:
         write_bytes(probe, bytes(65536))
@@ -223,10 +224,10 @@ def check_space(ledger: Ledger) -> None:
         raise storage_error(ledger.run.path, error) from error
 
 
-def storage_error(path: Any, error: OSError) -> RunFolderError:
+def storage_error(path: Path, error: OSError) -> StorageError:
     """What to do where a run folder cannot be written."""
     what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written ({error.strerror})"
-    return RunFolderError(
+    return StorageError(
         f"{path}: the storage {what} on {socket.gethostname()}. Nothing is lost: make it writable, with space,"
         " then run the same command again to continue."
     )

@@ -39,6 +39,10 @@ class RunFolderError(Exception):
     """A run folder that is missing, damaged, of another format or in use by another driver."""
 
 
+class StorageError(RunFolderError):
+    """A run folder that could no longer be written: the sweep stopped, and continues when it is run again."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One trial as recorded: what it was asked to do and what it measured."""
@@ -240,6 +244,13 @@ class RunFolder:
             file.truncate(0)
             file.write(f"pid {os.getpid()} on {socket.gethostname()}")
             file.flush()
+            yield
+
+    @contextmanager
+    def mirror_lock(self) -> Iterator[None]:
+        """Wait until no other mirror sends this run: two at once would create each run twice."""
+        with (self.path / "mirror.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def owner(self) -> str | None:

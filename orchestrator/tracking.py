@@ -388,11 +388,15 @@ class Mirroring:
         if self.process.poll() is not None:
             self.process = self._start()
 
+    def close(self) -> None:
+        """Tell the mirror that this was all."""
+        if self.process.stdin:
+            self.process.stdin.close()
+
     def catch_up(self) -> None:
         """Let the mirror send what is left, and wait for it, within its patience."""
         for _ in range(2):  # should it have died, then once more
-            if self.process.stdin:
-                self.process.stdin.close()
+            self.close()
             try:
                 if self.process.wait(2 * PATIENCE_SECONDS) in (0, 1):
                     return
@@ -411,8 +415,10 @@ def mirroring(run: RunFolder, uri: str | None) -> Iterator[Mirroring]:
     beside = Mirroring(run, uri)
     try:
         yield beside
-    finally:
-        beside.catch_up()
+    except BaseException:
+        beside.close()  # nobody waits for what is left; the next start sends it
+        raise
+    beside.catch_up()
 
 
 def serve(run_folder: Path | str, host: str, port: int) -> None:
@@ -458,7 +464,10 @@ def main() -> None:
         closed.set()
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
-    sys.exit(0 if mirror(RunFolder(arguments.run), arguments.uri, closed) else 1)
+    run = RunFolder(arguments.run)
+    with run.mirror_lock():  # of a killed driver, whose mirror may still send
+        sent = mirror(run, arguments.uri, closed)
+    sys.exit(0 if sent else 1)
 
 
 if __name__ == "__main__":
