@@ -35,7 +35,7 @@ BATCH = 800  # metrics in one request; MLflow's limit is 1,000 together with par
 POLL_SECONDS = 1.0
 STATE_SECONDS = 5.0  # between two notes of how far the mirror is, while nothing else changes
 PATIENCE_SECONDS = 60.0  # how long the end of a sweep waits for a server that is away
-NICENESS = 5  # trials go first
+NICENESS = 10  # trials go first
 STATUS = {
     "running": "RUNNING",
     "completed": "FINISHED",
@@ -307,15 +307,25 @@ class Progress:
             return
         try:
             self.target = self.target or Mirror(self.run, client)
-            self.target.sync(run for trial in self.waiting() if (run := load_run(self.run, trial)) is not None)
+            self.target.sync(self._unsent())
             if last:
                 self.target.finish(mark)
         except Exception:
             self.target = None
             raise
 
+    def _unsent(self) -> Iterator[Run]:
+        for trial in self.waiting():
+            self.note("", last=False)  # while much is sent, how far it is
+            run = load_run(self.run, trial)
+            if run is not None:
+                yield run
+
     def note(self, error: str, last: bool) -> None:
-        """Record what was sent, for `aiqn status` and the ledger."""
+        """Record what was sent, for `aiqn status` and the ledger; now and then, unless something has changed."""
+        known = self._written.get("error", "") == (error or None)
+        if known and not last and time.monotonic() < self._when + STATE_SECONDS:
+            return
         behind = [] if last and not error else self.waiting()
         self.behind_since = (self.behind_since or time.time()) if behind else None
         state: dict[str, Any] = {
@@ -327,8 +337,6 @@ class Progress:
         if self.target is not None:
             runs = {trial: sent.run_id for trial, sent in self.target.sent.items()}
             state |= {"experiment": self.target.experiment, "parent": self.target.parent, "runs": runs}
-        if state["error"] == self._written.get("error") and not last and time.monotonic() < self._when + STATE_SECONDS:
-            return
         if state != self._written:
             kept = read_json(self.run.mirror) or {"runs": {}}
             write_json(self.run.mirror, {**kept, **state, "updated": time.time()}, sync=False)
@@ -394,14 +402,18 @@ class Mirroring:
             self.process.stdin.close()
 
     def catch_up(self) -> None:
-        """Let the mirror send what is left, and wait for it, within its patience."""
+        """Let the mirror send what is left, and wait for it, as long as it gets on."""
         for _ in range(2):  # should it have died, then once more
             self.close()
-            try:
-                if self.process.wait(2 * PATIENCE_SECONDS) in (0, 1):
-                    return
-            except subprocess.TimeoutExpired:
+            noted, deadline = 0.0, time.monotonic() + 2 * PATIENCE_SECONDS
+            while self.process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+                if self.run.mirror.exists() and (written := self.run.mirror.stat().st_mtime) != noted:
+                    noted, deadline = written, time.monotonic() + 2 * PATIENCE_SECONDS
+            if self.process.poll() is None:
                 self.process.kill()
+                return
+            if self.process.returncode in (0, 1):
                 return
             self.process = self._start()
 
