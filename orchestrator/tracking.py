@@ -35,7 +35,7 @@ BATCH = 800  # metrics in one request; MLflow's limit is 1,000 together with par
 POLL_SECONDS = 1.0
 STATE_SECONDS = 5.0  # between two notes of how far the mirror is, while nothing else changes
 PATIENCE_SECONDS = 60.0  # how long the end of a sweep waits for a server that is away
-NICENESS = 10  # trials go first
+NICENESS = 5  # trials go first
 STATUS = {
     "running": "RUNNING",
     "completed": "FINISHED",

@@ -1,5 +1,6 @@
 """Sweep files mutated in thousands of ways: each loads or is refused in plain lines; none reaches beyond its folder."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def documents(draw):
             case "rename" if isinstance(parent, dict):
                 parent[draw(st.sampled_from(HOSTILE) | st.integers() | st.none())] = parent.pop(key)
             case _:
-                parent[key] = at(document, draw(st.sampled_from(list(places(document)))))
+                parent[key] = copy.deepcopy(at(document, draw(st.sampled_from(list(places(document))))))
         if not any(True for _ in places(document)) or not isinstance(document, dict) or not document:
             break
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
