@@ -4,13 +4,17 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep test cluster lint clean
+.PHONY: sweep test chaos cluster lint clean
 
 sweep: .venv/installed
 	$(BIN)/aiqn sweep sweeps/quickstart.yaml
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest
+
+# Kills of drivers, trials and MLflow's server, files cut short, a full disk (for which it needs root): under 15 minutes.
+chaos: .venv/installed
+	$(BIN)/python -m pytest -m chaos --durations=0
 
 # Several Ray nodes, Slurm, Ray's Job API and PostgreSQL, all started on this machine, for which it needs root.
 cluster: .venv/installed

@@ -270,6 +270,7 @@ class EvaluateConfig:
     """
 
     every: Count = 1000
+    at: tuple[Count, ...] | None = None  # further steps; a sweep adds those at which its pruner decides
     samples: Annotated[int, Range(low=3)] = 512
     features: Literal["lite0", "inception"] | None = None
     inception: str | None = None

@@ -126,7 +126,7 @@ def train(config: TrainConfig, folder: Path | str | None = None, workers: Worker
         yield evaluated()
     while state.step < config.train.steps:
         train_step(state, config, examples, labels, losses, workers)
-        if state.step % config.evaluate.every == 0 or state.step == config.train.steps:
+        if is_evaluated(config, state.step):
             yield evaluated()
         elif state.step % log_every == 0:
             yield measured({}, None)
@@ -137,6 +137,12 @@ def follow(config: TrainConfig, host: str, port: int, rank: int, size: int) -> N
     with joined(find_meeting(host, port), rank, size) as workers:
         for _ in train(config, workers=workers):
             pass
+
+
+def is_evaluated(config: TrainConfig, step: int) -> bool:
+    """Whether the model is scored after this many steps (at least one)."""
+    settings = config.evaluate
+    return step % settings.every == 0 or step in (settings.at or ()) or step == config.train.steps
 
 
 def train_step(

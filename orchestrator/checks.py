@@ -15,7 +15,6 @@ from orchestrator.space import (
     apply,
     combinations,
     count_combinations,
-    grid,
     variations,
 )
 
@@ -41,28 +40,6 @@ def check_data_is_there(document: Document, arms: dict[str, Arm]) -> None:
             for problem in data_problems(parse(DataConfig, arm.base["data"]), conditional=conditional):
                 path = f"arms.{arm.name}.{problem.path}"
                 document.complain(path if path in document.origins else problem.path, problem.message)
-
-
-def check_search(document: Document, own: OwnSections, arms: dict[str, Arm]) -> None:
-    from orchestrator.samplers import pruner_problems, sampler_problems  # imports Optuna, which takes 0.4 s
-
-    search = own.search
-    problems = [*sampler_problems(search.sampler), *pruner_problems(search.pruner, search.objective.direction)]
-    trials_known = not any(mistake.path.startswith("search") for mistake in document.mistakes)
-    if own.final is not None and own.final.top > search.trials and trials_known:
-        message = f"saw {own.final.top}, expected at most search.trials = {search.trials}"
-        problems.append(Problem("final.top", message))
-    for arm in arms.values() if search.sampler.get("name") == "grid" and not problems else ():
-        try:
-            size = len(grid(arm.space))
-        except ConfigError as error:
-            problems.extend(error.problems)
-            continue
-        if size < search.trials:
-            message = f"saw {search.trials}, but the grid of arm {arm.name} has {size} points; expected at most {size}"
-            problems.append(Problem("search.trials", message))
-    for problem in problems:
-        document.complain(*problem)
 
 
 def check_configurations(document: Document, own: OwnSections, arms: dict[str, Arm]) -> None:
@@ -131,7 +108,7 @@ def _config_problems(own: OwnSections, mapping: Mapping[str, Any]) -> list[Probl
     if config.model.latent is not None and own.resources.workers > 1:
         message = f"saw {config.model.name!r} with resources.workers = {own.resources.workers}, expected 1 worker"
         problems.append(Problem("model.name", f"{message}: it normalises over the batch, which workers would split"))
-    if (metric := own.search.objective.metric) not in config.metrics:
+    for metric in (objective.metric for objective in own.search.objectives if objective.metric not in config.metrics):
         message = f"saw {config.model.name!r}, which reports no {metric}; expected another search.objective.metric"
         problems.append(Problem("model.name", f"{message}; it reports: {', '.join(config.metrics)}"))
     return problems

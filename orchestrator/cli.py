@@ -169,6 +169,23 @@ def submit(
 
 
 @app.command()
+def stop(
+    run: RunArgument,
+    trial: Annotated[
+        str | None, typer.Argument(metavar="[TRIAL]", help="Only this one, for example cnn-search-3.")
+    ] = None,
+) -> None:
+    """Stop a running sweep, or one of its trials, after the current evaluation; to continue, run the sweep again.
+
+    Example: aiqn stop runs/quickstart
+    """
+    with plain_errors():
+        from orchestrator.control import ask_to_stop
+
+        print(ask_to_stop(run, trial))
+
+
+@app.command()
 def ui(
     run: RunArgument,
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 5000,

@@ -4,13 +4,12 @@ No Ray, no threads: the driver is the only writer, and everything it needs after
 trials' folders.
 """
 
+import dataclasses
 import math
-import os
+import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,16 +17,18 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from orchestrator.causes import DRIVER_ENDED, KILLED, UNCOUNTED, policy
+from orchestrator.earlier import ATTRIBUTE, tell_earlier
+from orchestrator.ranking import ranked
+from orchestrator.recovery import handed_out, intact, repair
+from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, RunFolder, trial_id
-from orchestrator.samplers import make_pruner, make_sampler
+from orchestrator.samplers import arrivals, make_pruner, make_sampler
 from orchestrator.sections import Sweep, trial_seed
-from orchestrator.space import Space, optuna_params, suggest
+from orchestrator.space import Space, partial_params, suggest
 from orchestrator.trial import Assignment
 
-CONFIGURATION_FAULTS = ("out of GPU memory", "out of memory", "configuration")  # told so that the sampler avoids them
-RUNNING_STATES = (TrialState.RUNNING, TrialState.WAITING)
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
@@ -37,54 +38,84 @@ class Row:
 
     assignment: Assignment
     trial: Trial  # writes to the journal
-    state: str = "running"
     step: int = 0
-    value: float | None = None  # the objective at the last evaluation
-    retries: int = 0
+    values: list[float] | None = None  # of the objectives at the last evaluation
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # those that were cut off: cause, time
     reported: set[int] = field(default_factory=set)
+    ended: str | None = None  # the state in which it had ended, of a trial whose folder is mended
+    until: int | None = None  # the step at which it had ended
+
+    @property
+    def retries(self) -> int:
+        """How often it was tried again for a fault of the infrastructure."""
+        return sum(attempt["cause"] not in UNCOUNTED for attempt in self.attempts)
 
 
 class Ledger:
-    """Decides what is trained next, and keeps what became of it. `rows` are the trials in the hands of workers."""
+    """Decides what is trained next, and keeps what became of it. `rows` are the trials in the hands of workers.
+
+    Raises RunFolderError where `search.from` gives nothing to learn from.
+    """
 
     def __init__(self, run: RunFolder, sweep: Sweep) -> None:
         self.run, self.sweep = run, sweep
-        self.objective = sweep.search.objective
+        self.objectives = sweep.search.objectives
         repair(run.journal)
         storage = JournalStorage(JournalFileBackend(str(run.journal)))
-        direction = self.objective.direction
-        pruner = make_pruner(sweep.search.pruner, direction)
         self.studies = {
             (arm, stage): optuna.create_study(
                 storage=storage,
                 study_name=f"{arm}/{stage}",
-                direction=direction,
-                pruner=pruner if stage == "search" else optuna.pruners.NopPruner(),
+                directions=[objective.direction for objective in self.objectives],
+                pruner=self._pruner(arm) if stage == "search" else optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
             for arm in sweep.arms
             for stage in ("search", "final")
         }
+        tell_earlier(sweep, self.studies)
+        self.fewest = fewest_arrivals(sweep.search.pruner, sweep.search.min_arrivals)
         self.rows: dict[str, Row] = {}
         self.states: dict[tuple[str, str], Counter[str]] = {key: Counter() for key in self.studies}
         self.best: dict[tuple[str, str], tuple[float, int]] = {}
         self.pending: list[tuple[str, str, FrozenTrial]] = []  # unfinished trials of a driver that is gone
+        self.damaged: list[tuple[str, str, FrozenTrial]] = []  # ended, but their folders have lost something
+        self._winners: dict[str, tuple[int, list[FrozenTrial]]] = {}
         for (arm, stage), study in self.studies.items():
             for frozen in study.get_trials(deepcopy=False):
-                if frozen.state not in RUNNING_STATES:
-                    outcome = frozen.user_attrs.get("outcome", {})
-                    self._count(arm, stage, frozen.number, outcome.get("state", "failed"), frozen.value)
-                elif frozen.state == TrialState.RUNNING:
-                    self.pending.append((arm, stage, frozen))
+                self._take_up(arm, stage, frozen)
+
+    def _pruner(self, arm: str) -> optuna.pruners.BasePruner:
+        base = self.sweep.arms[arm].base
+        settings = completed(self.sweep.search.pruner, base["evaluate"]["every"], base["train"]["steps"])
+        return make_pruner(settings, self.sweep.search.objective.direction)
+
+    def _take_up(self, arm: str, stage: str, frozen: FrozenTrial) -> None:
+        """Count a trial of an earlier start, or note that there is work left in it."""
+        if frozen.state == TrialState.RUNNING:
+            self.pending.append((arm, stage, frozen))
+        if ATTRIBUTE in frozen.user_attrs or not frozen.state.is_finished():
+            return
+        state = frozen.user_attrs.get("outcome", {}).get("state", "failed")
+        self._count(arm, stage, frozen.number, state, frozen.values)
+        longer = self.sweep.final.steps if stage == "final" and self.sweep.final is not None else None
+        if not intact(self.run.trial(trial_id(arm, stage, frozen.number)), state, longer):
+            self.damaged.append((arm, stage, frozen))
 
     # ---- what is next -------------------------------------------------------------------------------------------
 
     def next(self) -> Assignment | None:
         """The next trial to train, already in the journal as RUNNING; None while there is nothing to hand out."""
-        while self.pending:
-            assignment = self._reissue(*self.pending.pop(0))
-            if assignment is not None:
+        while True:
+            assignment = self._next()
+            if assignment is None or not self._ended_already(assignment):
                 return assignment
+
+    def _next(self) -> Assignment | None:
+        if self.pending:
+            return self._reissue(*self.pending.pop(0))
+        if self.damaged:
+            return self._mend(*self.damaged.pop(0))
         for arm in self.sweep.arms:
             if self._search_complete(arm) and (assignment := self._next_final(arm)):
                 return assignment
@@ -96,11 +127,13 @@ class Ledger:
     @property
     def complete(self) -> bool:
         """Whether every trial of the sweep has ended."""
-        return not self.rows and not self.pending and all(self._arm_complete(arm) for arm in self.sweep.arms)
+        idle = not self.rows and not self.pending and not self.damaged
+        return idle and all(self._arm_complete(arm) for arm in self.sweep.arms)
 
     def issued(self, arm: str, stage: str) -> int:
         """How many trials of an arm have been handed out, in whatever state they are now."""
-        live = sum(row.assignment.arm == arm and row.assignment.stage == stage for row in self.rows.values())
+        rows = (row for row in self.rows.values() if row.ended is None)
+        live = sum(row.assignment.arm == arm and row.assignment.stage == stage for row in rows)
         waiting = sum(pending[:2] == (arm, stage) for pending in self.pending)
         return self.states[arm, stage].total() + live + waiting
 
@@ -119,67 +152,110 @@ class Ledger:
         return int(longer or self.sweep.arms[arm].base["train"]["steps"])
 
     def winners(self, arm: str) -> list[FrozenTrial]:
-        """The search trials that go on to the finals: the best by the objective, the earlier one of equals."""
+        """The search trials that go on to the finals, best first."""
         if self.sweep.final is None:
             return []
-        sign = 1 if self.objective.direction == "minimize" else -1
-        completed = self.studies[arm, "search"].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        ranked = sorted(completed, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
-        return ranked[: self.sweep.final.top]
+        ended = self.states[arm, "search"].total()
+        if self._winners.get(arm, (-1,))[0] != ended:  # sorted anew only when another trial has ended
+            trials = self.studies[arm, "search"].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            own = [trial for trial in trials if ATTRIBUTE not in trial.user_attrs]
+            self._winners[arm] = ended, ranked(own, self.objectives)[: self.sweep.final.top]
+        return self._winners[arm][1]
 
     def _next_search(self, arm: str) -> Assignment:
         study, space = self.studies[arm, "search"], self.sweep.arms[arm].space
-        number = len(study.get_trials(deepcopy=False))
+        trials = study.get_trials(deepcopy=False)
+        waiting = [trial.number for trial in trials[-1:] if trial.state == TrialState.WAITING]
+        number = waiting[0] if waiting else len(trials)
+        if not waiting:
+            self._enqueue(arm, number, trials)
         study.sampler = self._sampler(arm, number, space)
         trial = study.ask()
-        return self._hand_out(arm, "search", trial, suggest(trial, space))
+        return self._hand_out(arm, "search", trial)
+
+    def _enqueue(self, arm: str, number: int, trials: list[FrozenTrial]) -> None:
+        """Fix the parameters of the trial that is asked for next, where they are known already."""
+        space = self.sweep.arms[arm].space
+        recorded = handed_out(self.run, trial_id(arm, "search", number), space)
+        wanted = (self.sweep.search.enqueue or {}).get(arm, ())
+        used = {trial.user_attrs.get("enqueued") for trial in trials}
+        index = next((i for i in range(len(wanted)) if i not in used), None)
+        if recorded is None and index is None:
+            return
+        fixed = recorded["fixed"] if recorded else partial_params(space, wanted[index or 0])
+        same = index is not None and partial_params(space, wanted[index]).items() <= fixed.items()
+        self.studies[arm, "search"].enqueue_trial(fixed, user_attrs={"enqueued": index} if same else None)
 
     def _next_final(self, arm: str) -> Assignment | None:
-        """Enqueue the finals that are missing, then take the first that waits."""
-        if self.sweep.final is None:
+        """The final that waits in the journal, or else the first that is missing."""
+        if self.sweep.final is None or self.issued(arm, "final") >= self.expected(arm, "final"):
             return None
         study, space = self.studies[arm, "final"], self.sweep.arms[arm].space
         trials = study.get_trials(deepcopy=False)
-        known = {(trial.user_attrs["source"], trial.user_attrs["seed"]) for trial in trials}
-        for winner in self.winners(arm):
-            for seed in self.sweep.final.seeds:
-                if (winner.number, seed) not in known:
-                    params = suggest(optuna.trial.FixedTrial(winner.params), space)
-                    fixed = optuna_params(space, params)
-                    study.enqueue_trial(fixed, user_attrs={"source": winner.number, "seed": seed})
-        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return None
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            known = {(trial.user_attrs["source"], trial.user_attrs["seed"]) for trial in trials}
+            wanted = {
+                (winner.number, seed): winner.params for winner in self.winners(arm) for seed in self.sweep.final.seeds
+            }
+            recorded = handed_out(self.run, trial_id(arm, "final", len(trials)), space)
+            if recorded and (pair := (recorded["source"], recorded["seed"])) not in known:
+                wanted = {pair: recorded["fixed"]}
+            missing = [pair for pair in wanted if pair not in known]
+            if not missing:
+                return None
+            source, seed = missing[0]
+            study.enqueue_trial(wanted[source, seed], user_attrs={"source": source, "seed": seed})
         study.sampler = optuna.samplers.RandomSampler(seed=0)  # never asked: every parameter is fixed
-        trial = study.ask()
-        return self._hand_out(arm, "final", trial, suggest(trial, space))
+        return self._hand_out(arm, "final", study.ask())
 
-    def _reissue(self, arm: str, stage: str, frozen: FrozenTrial) -> Assignment | None:
-        """A trial that was handed out before: told if its folder shows that it ended, else handed out again."""
+    def _reissue(self, arm: str, stage: str, frozen: FrozenTrial) -> Assignment:
+        """A trial that was handed out before, with the number, folder and parameters that it had."""
         study, space = self.studies[arm, stage], self.sweep.arms[arm].space
+        recorded = handed_out(self.run, trial_id(arm, stage, frozen.number), space)
+        if recorded and not recorded["fixed"].keys() <= frozen.params.keys():  # the journal has lost some of them
+            study._storage.set_trial_system_attr(frozen._trial_id, "fixed_params", recorded["fixed"])
         study.sampler = self._sampler(arm, frozen.number, space)  # for parameters that a crash left unsuggested
-        assignment = self._hand_out(arm, stage, Trial(study, frozen._trial_id), None)
-        row = self.rows[assignment.id]
-        row.reported = set(frozen.intermediate_values)
-        row.retries = frozen.user_attrs.get("retries", 0)
-        folder = self.run.trial(assignment.id)
-        if folder.read_status().get("state") not in FINISHED:
-            return assignment
-        for record in folder.read_history():
-            self.report(assignment.id, record)
-        self.close(assignment.id)
-        return None
+        attempts = list(frozen.user_attrs.get("attempts", []))
+        if recorded:
+            attempts.append({"cause": DRIVER_ENDED, "time": time.time()})
+        assignment = self._hand_out(arm, stage, Trial(study, frozen._trial_id), attempts)
+        self.rows[assignment.id].reported = set(frozen.intermediate_values)
+        return assignment
 
-    def _hand_out(self, arm: str, stage: str, trial: Trial, params: dict[str, Any] | None) -> Assignment:
-        if params is None:
-            params = suggest(trial, self.sweep.arms[arm].space)
+    def _mend(self, arm: str, stage: str, frozen: FrozenTrial) -> Assignment:
+        """A trial that has ended, again: its checkpoint, or a training from the start, gives the same numbers."""
+        attempts = frozen.user_attrs.get("attempts", [])
+        assignment = self._hand_out(arm, stage, Trial(self.studies[arm, stage], frozen._trial_id), attempts)
+        row = self.rows[assignment.id]
+        row.ended = frozen.user_attrs["outcome"]["state"]
+        row.until = frozen.user_attrs["outcome"].get("step") if row.ended == "pruned" else None
+        return assignment
+
+    def _ended_already(self, assignment: Assignment) -> bool:
+        """Tell the study of a trial whose folder shows that it ended; nobody has to train it."""
+        folder, row = self.run.trial(assignment.id), self.rows[assignment.id]
+        status = folder.read_status()
+        if row.ended is not None or status.get("state") not in FINISHED or policy(status.get("cause")).retried:
+            return False
+        if not intact(folder, status["state"], assignment.config["train"]["steps"]):  # for example cut short
+            return False
+        for record in folder.read_history():
+            if "samples" in record or self.objectives[0].metric in record:
+                self.report(assignment.id, record)
+        self.close(assignment.id)
+        return True
+
+    def _hand_out(self, arm: str, stage: str, trial: Trial, attempts: list[dict[str, Any]] | None = None) -> Assignment:
+        params = suggest(trial, self.sweep.arms[arm].space)
         if stage == "search":
             seed, source = trial_seed(self.sweep.search.seed, arm, trial.number), None
             config = self.sweep.config(arm, params, seed)
         else:
             seed, source = trial.user_attrs["seed"], trial.user_attrs["source"]
             config = self.sweep.final_config(arm, params, seed)
-        assignment = Assignment(arm, stage, trial.number, config.to_dict(), params, seed, source)
-        self.rows[assignment.id] = Row(assignment, trial)
+        causes = [attempt["cause"] for attempt in attempts or []]
+        assignment = Assignment(arm, stage, trial.number, config.to_dict(), params, seed, source, causes)
+        self.rows[assignment.id] = Row(assignment, trial, attempts=list(attempts or []))
         return assignment
 
     def _sampler(self, arm: str, number: int, space: Space) -> optuna.samplers.BaseSampler:
@@ -196,51 +272,69 @@ class Ledger:
     # ---- what became of it --------------------------------------------------------------------------------------
 
     def report(self, trial: str, record: dict[str, Any]) -> bool:
-        """Take note of one record of a trial; True where its study's pruner says to stop it."""
+        """Take note of one evaluation of a trial; True where its study's pruner says to stop it."""
         row = self.rows[trial]
         row.step = record["step"]
-        value = record.get(self.objective.metric)
-        if value is None or record["step"] == 0:  # the untrained model is measured, never judged
+        if row.ended is not None:
+            return row.until is not None and row.step >= row.until
+        values = [record.get(objective.metric) for objective in self.objectives]
+        if any(value is None for value in values) or row.step == 0:  # the untrained model is measured, never judged
             return False
-        row.value = value
-        if record["step"] not in row.reported:
-            row.reported.add(record["step"])
-            row.trial.report(value, record["step"])
-        last = record["step"] >= row.assignment.config["train"]["steps"]
-        return row.assignment.stage == "search" and not last and row.trial.should_prune()
+        row.values = [float(value) for value in values if value is not None]
+        if len(values) > 1:
+            return False  # Optuna prunes by one objective only
+        if row.step not in row.reported:
+            row.reported.add(row.step)
+            row.trial.report(row.values[0], row.step)
+        last = row.step >= row.assignment.config["train"]["steps"]
+        return row.assignment.stage == "search" and not last and self._pruned(row)
 
-    def close(
-        self, trial: str, state: str | None = None, cause: str | None = None, *, node_lost: bool = False
-    ) -> Assignment | None:
-        """Take a trial out of the workers' hands and tell its study, by `state` or else by its folder's status.
+    def _pruned(self, row: Row) -> bool:
+        if not row.trial.should_prune():
+            return False
+        study = row.trial.study
+        return arrivals(study, study._storage.get_trial(row.trial._trial_id)) >= self.fewest
 
-        Returns the assignment where it is to be handed out again: its process died and retries are left, or the
-        machine was lost with it, which costs no retry.
+    def close(self, trial: str, state: str | None = None, cause: str | None = None) -> Assignment | None:
+        """Take a trial out of the workers' hands and tell its study how it ended.
+
+        A `state` is decided here and written to its folder; without one the folder's status tells, or, where its
+        process ended without a word, `cause`. Returns the assignment where it is to be handed out again.
         """
         row, folder = self.rows[trial], self.run.trial(trial)
         status = folder.read_status()
         if state is not None:
-            folder.update_status(state=state, cause=cause)
+            folder.update_status(state=state, cause=cause, step=row.step)
         elif status.get("state") in FINISHED:
             state, cause = status["state"], status.get("cause")
-        elif node_lost:
-            return row.assignment
-        elif row.retries < self.sweep.resources.retries:
-            row.retries += 1
-            row.trial.set_user_attr("retries", row.retries)
-            return row.assignment
         else:
-            state, cause = "failed", "process died"
-            message = f"its process ended without a word {row.retries + 1} times; see {folder.log}"
-            folder.update_status(state=state, cause=cause, message=message)
-        outcome = {"state": state, "cause": cause, "attempts": folder.read_status().get("attempts", 0)}
-        row.trial.set_user_attr("outcome", outcome)
-        study = self.studies[row.assignment.arm, row.assignment.stage]
-        value = row.value if state == "completed" else None
-        study.tell(row.trial, values=value, state=told(state, cause, value), skip_if_finished=True)
-        self._count(row.assignment.arm, row.assignment.stage, row.assignment.number, state, value)
+            state, cause = "failed", cause or KILLED
+        if state == "failed" and policy(cause).retried:
+            row.attempts.append({"cause": cause, "time": time.time()})
+            if row.retries <= self.sweep.resources.retries:
+                return self._again(row)
+            message = f"{cause} {row.retries} times; see {folder.log}"
+            folder.update_status(state=state, cause=cause, message=status.get("message") or message)
+        if row.ended is None:
+            self._tell(row, state, cause, folder.read_status())
         del self.rows[trial]
         return None
+
+    def _again(self, row: Row) -> Assignment:
+        """The same assignment for another attempt, which knows why those before it were cut off."""
+        if row.ended is None:
+            row.trial.set_user_attr("attempts", row.attempts)
+        causes = [attempt["cause"] for attempt in row.attempts]
+        row.assignment = dataclasses.replace(row.assignment, causes=causes)
+        return row.assignment
+
+    def _tell(self, row: Row, state: str, cause: str | None, status: dict[str, Any]) -> None:
+        causes = [attempt["cause"] for attempt in row.attempts]
+        outcome = {"state": state, "cause": cause, "attempts": status.get("attempts", 0), "causes": causes}
+        row.trial.set_user_attr("outcome", outcome | {"step": row.step})
+        values = row.values if state == "completed" else None
+        row.trial.study.tell(row.trial, values=values, state=told(state, cause, values), skip_if_finished=True)
+        self._count(row.assignment.arm, row.assignment.stage, row.assignment.number, state, values)
 
     def remember_runs(self, mlflow_runs: dict[str, str]) -> None:
         """Keep the MLflow run ids of the trials (id -> run id) in their studies."""
@@ -250,42 +344,20 @@ class Ledger:
             if own != study.user_attrs.get("mlflow_runs", {}):
                 study.set_user_attr("mlflow_runs", own)
 
-    def _count(self, arm: str, stage: str, number: int, state: str, value: float | None) -> None:
+    def _count(self, arm: str, stage: str, number: int, state: str, values: list[float] | None) -> None:
         self.states[arm, stage][state] += 1
-        if state != "completed" or value is None or not math.isfinite(value):
+        if state != "completed" or values is None or not math.isfinite(values[0]):
             return
         best = self.best.get((arm, stage))
-        better = best is None or (value < best[0]) == (self.objective.direction == "minimize")
+        better = best is None or (values[0] < best[0]) == (self.objectives[0].direction == "minimize")
         if better:
-            self.best[arm, stage] = (value, number)
+            self.best[arm, stage] = (values[0], number)
 
 
-def told(state: str, cause: str | None, value: float | None) -> TrialState:
+def told(state: str, cause: str | None, values: list[float] | None) -> TrialState:
     """What Optuna is told of a trial that ended in `state`, so that its sampler learns the truth."""
-    if state == "completed" and value is not None:
+    if state == "completed" and values is not None:
         return TrialState.COMPLETE
-    if state in ("pruned", "diverged") or cause in CONFIGURATION_FAULTS:
+    if state in ("pruned", "diverged") or policy(cause).avoided:
         return TrialState.PRUNED
     return TrialState.FAIL
-
-
-def repair(journal: Path) -> None:
-    """Make a journal usable after a crash of its only writer: drop a torn last line and a lock nobody holds.
-
-    Only for the holder of the run folder's lock.
-    """
-    Path(f"{journal}.lock").unlink(missing_ok=True)
-    if not journal.exists():
-        return
-    with journal.open("rb+") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
-            os.fsync(file.fileno())
-
-
-def unfinished(ledger: Ledger) -> Iterator[str]:
-    """The ids of the trials that the ledger shows as handed out and not ended."""
-    yield from ledger.rows
-    for arm, stage, frozen in ledger.pending:
-        yield trial_id(arm, stage, frozen.number)

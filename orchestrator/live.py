@@ -41,7 +41,7 @@ class Board:
     elapsed: float  # seconds since this start
     steps_done: float  # training steps since this start, of all arms
     steps_left: float
-    stopping: bool = False
+    stopping: str = ""  # why it is about to stop
     notes: tuple[str, ...] = ()  # of the cluster: nodes that are not used, why trials wait
 
 
@@ -57,9 +57,15 @@ class View:
     def update(self, board: Board) -> None:
         """Show the board; called several times a second."""
 
+    def say(self, text: str) -> None:
+        """Show one line that is no board."""
+
 
 class Lines(View):
     """One line when a trial has ended, and now and then while all are busy."""
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
 
     def __init__(self) -> None:
         self.last, self.ended = 0.0, -1
@@ -93,6 +99,9 @@ class Screen(View):
 
     def update(self, board: Board) -> None:
         self.live.update(table(board))
+
+    def say(self, text: str) -> None:
+        self.live.console.print(text, markup=False)
 
 
 def view_for(console: Console | None = None) -> View:
@@ -152,7 +161,7 @@ def clocks(board: Board) -> str:
 
 
 def note(board: Board) -> str:
-    return ", stopping after the evaluations in progress" if board.stopping else ""
+    return f", {board.stopping}: stopping after the evaluations in progress" if board.stopping else ""
 
 
 def clock(seconds: float) -> str:

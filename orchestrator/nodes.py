@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from orchestrator.causes import GPU_FAULT
 from orchestrator.sections import Resources
 
-GPU_FAULTS = ("GPU fault",)  # causes of death that speak against the machine, not the configuration
 FAULTS_IN_A_ROW = 2  # of different trials, after which a machine is avoided
 
 
@@ -61,7 +61,7 @@ class Nodes:
         """A trial ended on a machine, of `cause` or well."""
         if node not in self.there:
             return
-        if cause in GPU_FAULTS:
+        if cause == GPU_FAULT:
             self.faults[node] += 1
         else:
             del self.faults[node]

@@ -16,10 +16,13 @@ class RequestError(Exception):
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """What the user did wrong is one or more plain lines and exit code 2; a traceback is a bug."""
-    from orchestrator.runs import RunFolderError
+    from orchestrator.runs import RunFolderError, StorageError
 
     try:
         yield
+    except StorageError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     except (RequestError, RunFolderError) as error:
         print(error, file=sys.stderr)
     except Exception as error:

@@ -11,7 +11,7 @@ import optuna
 import yaml
 
 from aiqn_core.config import ConfigError, Problem
-from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs
+from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives
 from orchestrator.samplers import make_pruner
 
 REGRET, SHARE = 0.02, 0.25  # what a pruner is worth having for
@@ -49,7 +49,7 @@ def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers
     pruner that does not exist.
     """
     recorded = RunFolder(Path(run_folder)).read_sweep()["sweep"]
-    objective = recorded["search"]["objective"]
+    objective = objectives(recorded)[0]
     curves = [_curve(run, objective["metric"]) for run in load_runs(run_folder) if _usable(run)]
     curves = sorted((curve for curve in curves if curve.points), key=lambda curve: (curve.number, curve.arm))
     if not curves:

@@ -11,6 +11,7 @@ runs/<sweep>/
   mirror.json     what the MLflow mirror has sent, and how far it is behind
   cluster.json    the nodes, which of them are not used and why, and why trials wait
   submission.json the job that `aiqn submit` made: where, and under which name
+  spent.json      hours that all starts of the sweep have taken together
   control/        requests from outside, polled by the driver
   report/
 """
@@ -36,6 +37,10 @@ FINISHED = ("completed", "pruned", "diverged", "failed", "stopped")  # states af
 
 class RunFolderError(Exception):
     """A run folder that is missing, damaged, of another format or in use by another driver."""
+
+
+class StorageError(RunFolderError):
+    """A run folder that could no longer be written: the sweep stopped, and continues when it is run again."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,8 @@ class TrialFolder:
     def read_status(self) -> dict[str, Any]:
         return read_json(self.status) or {}
 
-    def update_status(self, **changes: Any) -> None:
-        write_json(self.status, {**self.read_status(), **changes, "updated": time.time()})
+    def update_status(self, *, sync: bool = True, **changes: Any) -> None:
+        write_json(self.status, {**self.read_status(), **changes, "updated": time.time()}, sync=sync)
 
     def read_history(self) -> list[dict[str, Any]]:
         """Records by increasing step, the first of each step; a torn last line is left out."""
@@ -111,8 +116,22 @@ class TrialFolder:
             records.setdefault(record["step"], record)
         return [records[step] for step in sorted(records)]
 
-    def append_metrics(self, records: list[Mapping[str, Any]]) -> None:
-        """Append records in one write and sync them; a line torn by an earlier crash is ended first."""
+    def last_step(self) -> int | None:
+        """The step of the last record, read from the end of the file; None where there is none."""
+        try:
+            with self.metrics.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+                lines = file.read().splitlines()
+        except OSError:
+            return None
+        return next((record["step"] for line in reversed(lines) if (record := _record(line))), None)
+
+    def last_sign(self) -> float:
+        """When the trial last wrote anything, in seconds of unix time; 0 where it has not."""
+        return max((path.stat().st_mtime for path in (self.metrics, self.status) if path.exists()), default=0.0)
+
+    def append_metrics(self, records: list[Mapping[str, Any]], *, sync: bool = True) -> None:
+        """Append records in one write; a line torn by an earlier crash is ended first."""
         text = "".join(json.dumps(dict(record)) + "\n" for record in records)
         with self.metrics.open("ab+") as file:
             if file.tell():
@@ -121,7 +140,8 @@ class TrialFolder:
                     text = "\n" + text
             file.write(text.encode())
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
 
     @contextmanager
     def claim(self, timeout: float = 60.0) -> Iterator[None]:
@@ -182,6 +202,10 @@ class RunFolder:
         return self.path / "submission.json"
 
     @property
+    def spent(self) -> Path:
+        return self.path / "spent.json"
+
+    @property
     def control(self) -> Path:
         return self.path / "control"
 
@@ -207,8 +231,12 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run folder as its only driver; raises RunFolderError naming the one that holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "lock").open("a+")
+        except OSError as error:
+            raise RunFolderError(f"{self.path}: cannot be written ({error.strerror}); choose another") from error
+        with file:
             if not _lock(file.fileno()):
                 file.seek(0)
                 owner = file.read().strip() or "an unknown process"
@@ -217,6 +245,27 @@ class RunFolder:
             file.write(f"pid {os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
+
+    @contextmanager
+    def mirror_lock(self) -> Iterator[None]:
+        """Wait until no other mirror sends this run: two at once would create each run twice."""
+        with (self.path / "mirror.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def owner(self) -> str | None:
+        """The driver that holds the run folder, in words; None where no driver runs."""
+        try:
+            with (self.path / "lock").open("r+") as file:
+                return None if _lock(file.fileno()) else file.read().strip() or "an unknown process"
+        except OSError:
+            return None
+
+
+def objectives(sweep: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The objectives of a resolved sweep (metric, direction); the first decides where one is needed."""
+    written = sweep["search"]["objective"]
+    return written if isinstance(written, list) else [written]
 
 
 def load_runs(run_folder: Path | str) -> list[Run]:
@@ -228,13 +277,14 @@ def load_runs(run_folder: Path | str) -> list[Run]:
     folder = RunFolder(Path(run_folder))
     if not folder.path.is_dir():
         raise RunFolderError(f"{folder.path}: no such run folder")
-    runs = [_load_run(path) for path in folder.trials.glob("*") if TRIAL_ID.fullmatch(path.name)]
+    runs = [load_run(folder, path.name) for path in folder.trials.glob("*") if TRIAL_ID.fullmatch(path.name)]
     order = ("search", "final")
     return sorted((run for run in runs if run), key=lambda run: (run.arm, order.index(run.stage), run.number))
 
 
-def _load_run(path: Path) -> Run | None:
-    folder, match = TrialFolder(path), TRIAL_ID.fullmatch(path.name)
+def load_run(run: RunFolder, trial: str) -> Run | None:
+    """One trial of a run folder, or None where it has not started."""
+    folder, match = run.trial(trial), TRIAL_ID.fullmatch(trial)
     recorded = read_json(folder.config)
     if recorded is None or match is None:
         return None
@@ -254,7 +304,7 @@ def _load_run(path: Path) -> Run | None:
         source=recorded["source"],
         status=status,
         provenance=recorded["provenance"],
-        folder=path,
+        folder=folder.path,
     )
 
 
@@ -273,30 +323,36 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            yield record
+    yield from filter(None, map(_record, lines))
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
+def write_json(path: Path, value: Mapping[str, Any], *, sync: bool = True) -> None:
     """Write atomically: readers see the old text or the new one, never half of it."""
-    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode(), sync=sync)
 
 
-def write_bytes(path: Path, content: bytes, sync: bool = True) -> None:
+def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Write to a temporary name beside `path`, sync, rename; what can be made again at any time needs no sync."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:  # the disk is full: the half that was written goes
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _lock(descriptor: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from optuna import pruners, samplers
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -84,6 +84,18 @@ def make_sampler(settings: Mapping[str, Any], seed: int, space: Space, number: i
     if name == "qmc":  # its sequence goes on by itself and needs one seed; what it cannot place must differ
         return _quietly(SAMPLERS[name], **arguments, seed=seed, independent_sampler=samplers.RandomSampler(mixed))
     return _quietly(SAMPLERS[name], **arguments, seed=mixed)
+
+
+def arrivals(study: Study, trial: FrozenTrial) -> int:
+    """How many trials have come to the last step of `trial`, itself included: those it is compared with there.
+
+    Optuna's successive halving stops the second trial that arrives at a rung for being worse than the first alone.
+    """
+    step, peers = trial.last_step, study
+    if isinstance(study.pruner, HyperbandPruner):  # rivals are those of its bracket
+        peers = study.pruner._create_bracket_study(study, study.pruner._get_bracket_id(study, trial))
+    others = (other for other in peers.get_trials(deepcopy=False) if other.number != trial.number)
+    return sum(step in other.intermediate_values for other in others) + 1
 
 
 def make_pruner(settings: Mapping[str, Any], direction: str) -> BasePruner:

@@ -36,6 +36,8 @@ def json_schema() -> dict[str, Any]:
         name = {"enum": list(names)}
         with_arguments = {"type": "object", "properties": {"name": name}, "required": ["name"]}
         definitions["Search"]["properties"][key] = {"anyOf": [name, with_arguments]}
+    one = {"$ref": "#/$defs/Objective"}
+    definitions["Search"]["properties"]["objective"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
     arms = {
         "type": "object",
         "minProperties": 1,

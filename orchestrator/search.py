@@ -4,11 +4,12 @@ Ray places trials and tells when their processes die. It decides nothing: what i
 comes from the ledger, and Ray's own experiment state is thrown away.
 """
 
+import gc
 import json
-import math
 import os
 import shutil
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -16,27 +17,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator.ledger import Ledger, Row
-from orchestrator.live import Board, Tally, View
-from orchestrator.nodes import Node, Nodes
+from orchestrator.causes import KILLED, KILLED_FOR_MEMORY, NODE_LOST, PREEMPTED, WORKER_LOST
+from orchestrator.control import take_requests
+from orchestrator.driver import LOST_SECONDS, Driver, Outside, Spent, storage_error
+from orchestrator.ledger import Ledger
+from orchestrator.live import View
+from orchestrator.machines import Machines
+from orchestrator.nodes import Node
 from orchestrator.plan import plan_at_start
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
-from orchestrator.runs import (
-    FINISHED,
-    FORMAT,
-    Run,
-    RunFolder,
-    RunFolderError,
-    load_runs,
-    read_json,
-    write_bytes,
-    write_json,
-)
+from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
 from orchestrator.sections import Sweep, differences
-from orchestrator.tracking import mirroring
-from orchestrator.trial import WORKER_LOST, Assignment, classify, run_trial
+from orchestrator.tracking import Mirroring, mirroring
+from orchestrator.trial import Assignment, classify, is_evaluation, run_trial
 
 if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
@@ -47,12 +42,15 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 puts trials behind whatever else runs, the mirror among it
+    "RAY_worker_register_timeout_seconds": "600",  # Ray's 60 kill each worker anew that starts on a busy machine
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # a snapshot nobody reads
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the trials' logs
 }
 os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
 
@@ -65,34 +63,43 @@ from ray.util.scheduling_strategies import (  # noqa: E402
     PlacementGroupSchedulingStrategy,
 )
 
-NODES_SECONDS = 5.0  # how often the cluster is asked for its machines
-JOIN_SECONDS = 120.0  # how long a cluster is given to grow where no trial fits yet
-LOST_SECONDS = 3.0  # how long a machine is given to be known as lost, once a process on it has died
-LOCKS_NOTE = (
-    "the run folder's storage does not show locks to other machines: never start two drivers of one sweep at once"
-)
-START_SECONDS = 60.0  # how long a trial may take to start before people are told that it waits
+RAY_STARTS = 3  # how often it is tried
 
 
 def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = None) -> list[Run]:
     """Run a sweep, or continue it, until every arm has its trials and finals; then write its report.
 
     Everything is kept in `runs_dir/<sweep.name>`; see `orchestrator.runs`. Stops early on SIGINT or SIGTERM, after
-    the evaluations in progress. Raises RunFolderError where another driver holds the run folder or where the folder
-    belongs to a sweep of another meaning.
+    the evaluations in progress. Raises RunFolderError where another driver holds the run folder, where it cannot be
+    written, or where it belongs to a sweep of another meaning.
     """
-    run = RunFolder(Path(runs_dir) / sweep.name)
-    with run.lock():
-        open_run(run, sweep)
-        plan_at_start(run, sweep)
-        ledger = Ledger(run, sweep)
-        with mirroring(run, sweep.tracking.uri):
-            if not ledger.complete:
-                drive(ledger, view or View())
-            mark_finished(run, ledger.complete)
-            write_report(run)
-        ledger.remember_runs((read_json(run.mirror) or {}).get("runs", {}))
+    run, view = RunFolder(Path(runs_dir) / sweep.name), view or View()
+    try:
+        with run.lock(), Interrupt() as interrupt:
+            conduct(run, sweep, view, interrupt)
+    except OSError as error:
+        raise storage_error(run.path, error) from error
     return load_runs(run.path)
+
+
+def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") -> None:
+    """`run_sweep` for the holder of the run folder's lock."""
+    open_run(run, sweep)
+    plan_at_start(run, sweep)
+    take_requests(run)  # of an earlier driver
+    ledger = Ledger(run, sweep)
+    reported = ledger.complete and run.report.is_dir()
+    with mirroring(run, sweep.tracking.uri) as mirror:
+        if ledger.complete:
+            view.say("Nothing to train: every trial has ended.")
+        elif over := Spent(ledger).over_budget():
+            view.say(over)
+        else:
+            drive(ledger, view, interrupt, mirror)
+        mark_finished(run, ledger.complete)
+        if not reported:
+            write_report(run)
+    ledger.remember_runs((read_json(run.mirror) or {}).get("runs", {}))
 
 
 def open_run(run: RunFolder, sweep: Sweep) -> None:
@@ -135,160 +142,6 @@ def write_report(run: RunFolder) -> None:
         write(run.path)
 
 
-class Driver:
-    """What the Searcher, the Scheduler and the main loop share: the ledger and who works on what."""
-
-    def __init__(self, ledger: Ledger, view: View) -> None:
-        self.ledger, self.view = ledger, view
-        self.trials: dict[str, str] = {}  # Ray's trial id -> ours
-        self.again: list[Assignment] = []  # trials whose process died
-        self.stopping = False
-        self.failure: Exception | None = None
-        self.started, self.steps_at_start = time.monotonic(), 0.0
-        self.nodes = Nodes(ledger.sweep.resources)
-        self.preflight: Preflight | None = None
-        self.asked = -math.inf  # when the cluster was last asked for its machines
-        self.died: list[tuple[float, str]] = []  # (when, trial): not known yet whether the machine is lost
-        self.handed: dict[str, tuple[float, int]] = {}  # trials not yet seen to start: (when, attempts before)
-        self.notes: list[str] = []
-
-    def meet(self, preflight: Preflight) -> None:
-        """Check the machines that are there; raises RunFolderError with all that is wrong, or where no trial fits."""
-        self.preflight = preflight
-        wrong = [f"this machine, the driver's: {problem}" for problem in preflight.problems]
-        deadline = time.monotonic() + (JOIN_SECONDS if "RAY_ADDRESS" in os.environ else 0.0)
-        while not wrong and not self.stopping:
-            self.look()
-            if self.nodes.unchecked:
-                time.sleep(0.05)
-                continue
-            wrong = [f"node {self.nodes.there[node]}: {problem}" for node, problem in self.nodes.refused.items()]
-            if not wrong and (misfit := self.nodes.misfit()):
-                if time.monotonic() > deadline:
-                    raise RunFolderError(misfit)
-                time.sleep(1.0)
-                self.asked = -math.inf
-                continue
-            break
-        if wrong:
-            raise RunFolderError("\n".join(("Nothing was started, for the nodes are not ready:", *wrong)))
-
-    def look(self) -> None:
-        """Take note of machines that joined, were lost, or have passed the pre-flight."""
-        assert self.preflight is not None
-        for node, found in self.preflight.answers():
-            self.nodes.checked(node, "; ".join(found) or None)
-        if time.monotonic() - self.asked > NODES_SECONDS:
-            self.asked = time.monotonic()
-            for new in self.nodes.update(alive()):
-                self.preflight.begin(new.id, new.resources.get("GPU", 0.0))
-
-    def tell(self) -> None:
-        """Keep what people should know of the cluster, and why trials wait, in the run folder where it changes."""
-        assert self.preflight is not None
-        late = 0
-        for trial, (since, attempts) in list(self.handed.items()):
-            if self.ledger.run.trial(trial).read_status().get("attempts", 0) > attempts:
-                del self.handed[trial]
-            elif time.monotonic() - since > START_SECONDS:
-                late += 1
-        notes = self.nodes.notes(late) + ([] if self.preflight.locks else [LOCKS_NOTE])
-        if notes != self.notes or not self.ledger.run.cluster.exists():
-            self.notes = notes
-            nodes = [{"name": node.name, **node.resources} for node in self.nodes.there.values()]
-            write_json(self.ledger.run.cluster, {"nodes": nodes, "notes": notes, "updated": time.time()})
-
-    def suggest(self, ray_id: str) -> dict[str, Any] | str | None:
-        """The next trial for Ray, None to be asked again, Searcher.FINISHED when there will be no more."""
-        if self.stopping or self.failure or self.ledger.complete:
-            return Searcher.FINISHED
-        if len(self.trials) >= self.nodes.capacity:
-            return None
-        assignment = self.again.pop(0) if self.again else self.ledger.next()
-        if assignment is None:
-            return Searcher.FINISHED if self.ledger.complete else None
-        self.trials[ray_id] = assignment.id
-        attempts = self.ledger.run.trial(assignment.id).read_status().get("attempts", 0)
-        self.handed[assignment.id] = (time.monotonic(), attempts)
-        resources = self.ledger.sweep.resources
-        return {
-            "assignment": assignment.to_json(),
-            "run": str(self.ledger.run.path.resolve()),
-            "threads": max(1, int(resources.cpu)),
-            "each": {name: need for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need},
-            "workers": resources.workers,
-            "avoid": self.nodes.avoided,
-        }
-
-    def result(self, ray_id: str, record: dict[str, Any]) -> str:
-        """Take note of a result; TrialScheduler.STOP or CONTINUE."""
-        trial = self.trials[ray_id]
-        if self.ledger.report(trial, record):
-            self.ledger.close(trial, "pruned")
-            return TrialScheduler.STOP
-        return TrialScheduler.STOP if self.stopping else TrialScheduler.CONTINUE
-
-    def ended(self, ray_id: str) -> None:
-        """A trial left its worker: at its end, pruned, stopped by us, or because its process died."""
-        trial = self.trials.pop(ray_id, None)
-        if trial is None or trial not in self.ledger.rows:
-            return
-        self.handed.pop(trial, None)
-        status = self.ledger.run.trial(trial).read_status()
-        if self.stopping and status.get("state") == "running":
-            return  # stays RUNNING in the ledger: the next start continues it
-        if status.get("state") in FINISHED:
-            self.nodes.ended(status.get("node"), status.get("cause"))
-            self.close(trial)
-        else:
-            self.died.append((time.monotonic(), trial))
-
-    def settle(self) -> None:
-        """Hand out again what died with its machine, and after a moment what died alone."""
-        if not self.died:
-            return
-        there = {node.id for node in alive()}
-        for when, trial in list(self.died):
-            node = self.ledger.run.trial(trial).read_status().get("node")
-            lost = node is not None and node not in there
-            if lost or time.monotonic() - when > LOST_SECONDS:
-                self.died.remove((when, trial))
-                self.close(trial, node_lost=lost)
-
-    def close(self, trial: str, node_lost: bool = False) -> None:
-        retry = self.ledger.close(trial, node_lost=node_lost)
-        if retry is not None:
-            self.again.append(retry)
-
-    def board(self) -> Board:
-        """Where the sweep stands, for the terminal."""
-        ledger, active = self.ledger, set(self.trials.values())
-        tallies = []
-        for arm, stage in ledger.states:
-            rows = [row for row in ledger.rows.values() if (row.assignment.arm, row.assignment.stage) == (arm, stage)]
-            running = [progress(row) for row in rows if row.assignment.id in active]
-            states, best = dict(ledger.states[arm, stage]), ledger.best.get((arm, stage))
-            tallies.append(Tally(arm, stage, ledger.expected(arm, stage), states, running, best))
-        elapsed, left = time.monotonic() - self.started, self.steps_left(tallies)
-        self.steps_at_start = self.steps_at_start or left
-        done = self.steps_at_start - left
-        notes = tuple(self.notes)
-        return Board(ledger.sweep.name, ledger.objective.metric, tallies, elapsed, done, left, self.stopping, notes)
-
-    def steps_left(self, tallies: list[Tally]) -> float:
-        """Training steps until the end of the sweep, as if no trial were stopped early."""
-        left = 0.0
-        for tally in tallies:
-            each = self.ledger.steps(tally.arm, tally.stage)
-            left += (tally.expected - tally.ended) * each - sum(step for _, step, _ in tally.running)
-        return left
-
-
-def progress(row: Row) -> tuple[str, int, int]:
-    """(trial, step, steps) of a trial that is being trained."""
-    return row.assignment.id, row.step, row.assignment.config["train"]["steps"]
-
-
 class LedgerSearcher(Searcher):
     """Hands Ray what the ledger says comes next."""
 
@@ -297,10 +150,27 @@ class LedgerSearcher(Searcher):
         self.driver = driver
 
     def suggest(self, trial_id: str) -> Any:
-        return guarded(self.driver, lambda: self.driver.suggest(trial_id), Searcher.FINISHED)
+        return guarded(self.driver, lambda: self._suggest(trial_id), Searcher.FINISHED)
+
+    def _suggest(self, ray_id: str) -> dict[str, Any] | str | None:
+        assignment = self.driver.suggest(ray_id)
+        if assignment is None:
+            return Searcher.FINISHED if self.driver.over else None
+        ledger = self.driver.ledger
+        resources = ledger.sweep.resources
+        return {
+            "assignment": assignment.to_json(),
+            "run": str(ledger.run.path.resolve()),
+            "threads": max(1, int(resources.cpu)),
+            "silent_seconds": None if resources.silent_minutes is None else 60 * resources.silent_minutes,
+            "each": {name: need for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need},
+            "workers": resources.workers,
+            "avoid": self.driver.machines.nodes.avoided,
+        }
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        guarded(self.driver, lambda: self.driver.ended(trial_id), None)
+        if not error:  # errors come with their reason, through the scheduler
+            guarded(self.driver, lambda: self.driver.ended(trial_id), None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the state."""
@@ -312,19 +182,31 @@ class LedgerSearcher(Searcher):
 class LedgerScheduler(FIFOScheduler):
     """Reports every result to the ledger, and stops what the trial's Optuna pruner stops."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, ray_trials: dict[str, Any]) -> None:
         super().__init__()
-        self.driver = driver
+        self.driver, self.ray_trials = driver, ray_trials
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self.ray_trials[trial.trial_id] = trial
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
         record = json.loads(result["record"]) if "record" in result else None
         if record is None:
             return TrialScheduler.CONTINUE
-        return guarded(self.driver, lambda: self.driver.result(trial.trial_id, record), TrialScheduler.STOP)
+        stop = guarded(self.driver, lambda: self.driver.result(trial.trial_id, record), True)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
+        self.ray_trials.pop(trial.trial_id, None)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self.ray_trials.pop(trial.trial_id, None)
+        cause = cause_of_death(trial.get_pickled_error())
+        guarded(self.driver, lambda: self.driver.ended(trial.trial_id, cause), None)
 
 
-class StopWhenTold(tune.Stopper):
-    """Ends Ray's loop once a stopping sweep has no trial left in training, or the driver itself has failed."""
+class Ticks(tune.Stopper):
+    """The driver's clock, and the end of Ray's loop where the driver wants it."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
@@ -332,12 +214,9 @@ class StopWhenTold(tune.Stopper):
     def __call__(self, trial_id: str, result: dict) -> bool:
         return False
 
-    def stop_all(self) -> bool:
-        guarded(self.driver, self.driver.look, None)  # all this several times a second
-        guarded(self.driver, self.driver.settle, None)
-        guarded(self.driver, self.driver.tell, None)
-        self.driver.view.update(self.driver.board())
-        return self.driver.failure is not None or (self.driver.stopping and not self.driver.trials)
+    def stop_all(self) -> bool:  # called several times a second
+        guarded(self.driver, self.driver.tick, None)
+        return self.driver.idle
 
 
 def guarded(driver: Driver, action: Callable[[], Any], otherwise: Any) -> Any:
@@ -347,6 +226,19 @@ def guarded(driver: Driver, action: Callable[[], Any], otherwise: Any) -> Any:
     except Exception as error:
         driver.failure = driver.failure or error
         return otherwise
+
+
+def cause_of_death(error: Exception | None) -> str:
+    """Why a trial's process ended, where it left no word itself."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in str(error):  # Ray's memory monitor
+        return KILLED_FOR_MEMORY
+    if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
+        return classify(error.cause)[1]
+    if getattr(error, "preempted", False):
+        return PREEMPTED
+    if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in str(error):
+        return NODE_LOST
+    return KILLED
 
 
 class Trial(tune.Trainable):
@@ -361,15 +253,15 @@ class Trial(tune.Trainable):
         self.team = Team(config, assignment, run)
         workers = self.stack.enter_context(self.team.working())
         node = ray.get_runtime_context().get_node_id()
-        gpu = config["each"].get("GPU", 0)
-        self.records = run_trial(assignment, run, config["threads"], node, workers, gpu)
+        gpu, silent_seconds = config["each"].get("GPU", 0), config["silent_seconds"]
+        self.records = run_trial(assignment, run, config["threads"], node, workers, gpu, silent_seconds)
 
     def step(self) -> dict:
         from aiqn_core.training import DivergedError
 
         try:
             for record in self.records:
-                if "samples" in record:
+                if is_evaluation(record):
                     return {"record": json.dumps(record)}
         except DivergedError:
             pass  # a result like any other, recorded in the trial's status: this process is sound
@@ -384,11 +276,21 @@ class Trial(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        self.records.close()
+        with suppress(OSError):  # of files that cannot be closed on a full disk
+            self.records.close()
         self.stack.close()
+        free_gpu_memory()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the training keeps its own checkpoint in the trial's folder."""
+
+
+def free_gpu_memory() -> None:
+    """Give the memory of the last training back to the GPU's other users, where this process has trained on one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 class Team:
@@ -506,46 +408,82 @@ def ask_here(node: str, asked: Mapping[str, Any]) -> Answer:
     return lambda: found
 
 
-def drive(ledger: Ledger, view: View) -> None:
+def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring) -> None:
     """Train on the Ray cluster until the ledger is complete or the sweep is told to stop.
 
     Connects to the cluster of RAY_ADDRESS where set, else starts one on this machine. Raises what failed in the
     driver itself; failures of trials are in their status.
     """
-    driver = Driver(ledger, view)
     scratch = ledger.run.path / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
     asked = question(ledger.run, ledger.sweep)
-    with cluster(), interruptible(driver), probing(asked), view:
-        driver.meet(Preflight(asked, ask_by_task if "RAY_ADDRESS" in os.environ else ask_here))
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, driver.nodes.capacity))
-        tune.Tuner(
-            tune.with_resources(Trial, bundles),
-            tune_config=tune.TuneConfig(
-                search_alg=LedgerSearcher(driver),
-                scheduler=LedgerScheduler(driver),
-                num_samples=10**9,  # the searcher says when it is enough
-                reuse_actors=ledger.sweep.resources.workers == 1,
-                trial_name_creator=str,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=uuid.uuid4().hex[:8],
-                storage_path=str(scratch.resolve()),
-                stop=StopWhenTold(driver),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=0),
-            ),
-        ).fit()
+    with cluster(), interrupt, probing(asked), view:
+        preflight = Preflight(asked, ask_by_task if "RAY_ADDRESS" in os.environ else ask_here)
+        machines = Machines(ledger.run, ledger.sweep.resources, preflight, alive)
+        machines.meet(lambda: interrupt.asked)
+        ray_trials: dict[str, Any] = {}
+        outside = Outside(lambda ray_id: kill(ray_trials[ray_id]), lambda: interrupt.asked, mirror.revive)
+        driver = Driver(ledger, view, machines, outside)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, machines.nodes.capacity))
+        tuner(driver, ray_trials, scratch).fit()
+        driver.spent.write()
         view.update(driver.board())
     shutil.rmtree(scratch, ignore_errors=True)
     if driver.failure is not None:
         raise driver.failure
+    if driver.stopping:
+        view.say(driver.stopping)
+
+
+def kill(trial: Any) -> None:
+    """End the process of one of Ray's trials."""
+    actor = trial.temporary_state.ray_actor
+    if actor is not None:
+        ray.kill(actor)
+
+
+def tuner(driver: Driver, ray_trials: dict[str, Any], scratch: Path) -> tune.Tuner:
+    """Ray Tune with our Searcher, Scheduler and Trainable, and nothing of its own kept."""
+    return tune.Tuner(
+        tune.with_resources(Trial, bundles),
+        tune_config=tune.TuneConfig(
+            search_alg=LedgerSearcher(driver),
+            scheduler=LedgerScheduler(driver, ray_trials),
+            num_samples=10**9,  # the searcher says when it is enough
+            reuse_actors=driver.ledger.sweep.resources.workers == 1,
+            trial_name_creator=str,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=uuid.uuid4().hex[:8],
+            storage_path=str(scratch.resolve()),
+            stop=Ticks(driver),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
 
 
 @contextmanager
 def cluster() -> Iterator[None]:
     """A connection to the Ray cluster, or one of our own for the time of the block."""
+    for attempt in range(1, RAY_STARTS + 1):
+        try:
+            start_ray()
+            break
+        except Exception as error:  # Ray has no type for it: where the machine is busy, its processes start too late
+            ray.shutdown()
+            if attempt == RAY_STARTS:
+                raise RunFolderError(
+                    f"Ray does not start: {error}\nRun again when the machine is less busy."
+                ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start_ray() -> None:
     ray.init(
         # without "local", Ray would join whatever cluster was last started on this machine
         address=os.environ.get("RAY_ADDRESS", "local"),
@@ -555,24 +493,27 @@ def cluster() -> Iterator[None]:
         configure_logging=True,
         ignore_reinit_error=True,
     )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
-@contextmanager
-def interruptible(driver: Driver) -> Iterator[None]:
-    """SIGINT and SIGTERM finish the evaluations in progress, then stop; a second one stops at once."""
+class Interrupt:
+    """SIGINT and SIGTERM finish the evaluations in progress, then stop; a second one stops at once.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if driver.stopping:
+    Entered once more after Ray has started, which sets handlers of its own.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: list[dict[int, Any]] = []
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
             os._exit(3)  # checkpoints are on disk, and Ray's processes end with ours
-        driver.stopping = True
+        self.asked = True
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Self:
+        self.before.append({number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)})
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        for number, handler in self.before.pop().items():
             signal.signal(number, handler)

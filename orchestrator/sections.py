@@ -4,13 +4,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from aiqn_core.config import VECTOR_DATA, TrainConfig, settled
+from orchestrator.rungs import evaluations_at
 from orchestrator.runs import SWEEP_NAME
 from orchestrator.space import (
     Space,
@@ -61,13 +62,40 @@ class Search(Section):
     trials: Count = 20
     sampler: dict[str, Any] = Field(default_factory=lambda: {"name": "tpe"})
     pruner: dict[str, Any] = Field(default_factory=lambda: {"name": "none"})
-    objective: Objective = Objective()
+    # No trial is stopped on the evidence of fewer trials at its step (counting itself). None: as many as one of them
+    # goes on from in a successive halving, else 4.
+    min_arrivals: Count | None = None
+    objectives: Annotated[tuple[Objective, ...], Field(strict=False, alias="objective")] = (Objective(),)
     seed: Seed = 0
+    enqueue: dict[str, Annotated[tuple[dict[str, Any], ...], Field(strict=False)]] | None = None
+    earlier: Annotated[str | None, Field(alias="from")] = None  # the run folder whose trials the sampler knows already
 
     @field_validator("sampler", "pruner", mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return value if isinstance(value, (list, tuple)) else [value]
+
+    @field_validator("objectives")
+    @classmethod
+    def _differ(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        if not value or len({objective.metric for objective in value}) < len(value):
+            raise ValueError("one objective, or several whose metrics differ")
+        return value
+
+    @field_serializer("objectives")
+    def _alone(self, value: tuple[Objective, ...]) -> Any:
+        written = [objective.model_dump() for objective in value]
+        return written if len(written) > 1 else written[0]
+
+    @property
+    def objective(self) -> Objective:
+        """The first, which decides between trials of which none is better in everything."""
+        return self.objectives[0]
 
 
 class Final(Section):
@@ -93,6 +121,8 @@ class Resources(Section):
     gpu: Annotated[float, Field(ge=0)] = 0.0
     workers: Count = 1  # processes that train one trial together, each with this cpu and gpu
     retries: Annotated[int, Field(ge=0)] = 2
+    # A trial that records nothing for so long hangs: its process is ended, and it is tried again.
+    silent_minutes: Annotated[float, Field(gt=0)] | None = 120.0
 
     @field_validator("cpu", "gpu")
     @classmethod
@@ -220,8 +250,11 @@ class Sweep:
     cluster: Cluster
 
     def config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
-        """The configuration of a search trial with the chosen `params` (dotted path -> value)."""
-        return TrainConfig.from_dict({**apply(self.arms[arm].base, params), "seed": seed})
+        """The configuration of a search trial with the chosen `params` (dotted path -> value), scored at every rung."""
+        config = TrainConfig.from_dict({**apply(self.arms[arm].base, params), "seed": seed})
+        settings = config.evaluate
+        at = evaluations_at(self.search.pruner, settings.every, config.train.steps, settings.at)
+        return replace(config, evaluate=replace(settings, at=None if at is None else tuple(at)))
 
     def final_config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
         """The configuration of a final: the same, with the steps and the evaluation of `final`."""
@@ -231,7 +264,9 @@ class Sweep:
         """The resolved sweep as plain JSON, defaults filled in."""
         arms = {arm.name: {**arm.base, "space": arm.space.to_dict()} for arm in self.arms.values()}
         sections = ("search", "final", "resources", "budget", "tracking", "cluster")
-        own = {key: section and section.model_dump() for key in sections for section in [getattr(self, key)]}
+        own = {
+            key: section and section.model_dump(by_alias=True) for key in sections for section in [getattr(self, key)]
+        }
         return json.loads(json.dumps({"name": self.name, "arms": arms, **own}))
 
 
@@ -248,15 +283,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     free.
     """
     changed = [key for key in ("name",) if old[key] != new[key]]
-    changed += [f"search.{key}" for key in _changed(old["search"], new["search"]) if key != "trials"]
-    if new["search"]["trials"] < old["search"]["trials"]:
-        changed.append("search.trials")
+    changed += _search_differences(old["search"], new["search"])
     for name, arm in old["arms"].items():
         if name not in new["arms"]:
             changed.append(f"arms.{name}")
         else:
             changed += [f"arms.{name}.{key}" for key in _changed(arm, new["arms"][name])]
     return sorted(changed + _final_differences(old, new))
+
+
+def _search_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    changed = [key for key in _changed(old, new) if key != "trials" and not key.startswith("enqueue.")]
+    before, after = old.get("enqueue") or {}, new.get("enqueue") or {}
+    changed += [f"enqueue.{arm}" for arm, known in before.items() if after.get(arm, [])[: len(known)] != known]
+    if new["trials"] < old["trials"]:
+        changed.append("trials")
+    return [f"search.{key}" for key in changed]
 
 
 def _final_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -103,10 +103,13 @@ class Space:
         return {dimension.path: _dimension_dict(dimension) for dimension in self.dimensions}
 
     def active(self, params: Mapping[str, Any]) -> Iterator[Number | Choice]:
-        """The dimensions that are open once `params` (dotted path -> value) are chosen."""
+        """The dimensions that are open as far as `params` (dotted path -> value) are chosen.
+
+        Raises ValueError for a value that is no choice.
+        """
         for dimension in self.dimensions:
             yield dimension
-            if isinstance(dimension, Choice):
+            if isinstance(dimension, Choice) and dimension.path in params:
                 yield from dimension.branches[dimension.index(_encode(params[dimension.path]))].active(params)
 
 
@@ -136,21 +139,36 @@ def optuna_params(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError where a value is missing, left over, or outside its dimension.
     """
-    chosen: dict[str, Any] = {}
-    dimensions = []
-    try:
-        for dimension in space.active(params):
-            dimensions.append(dimension.path)
-            value = params[dimension.path]
-            if isinstance(dimension, Number) and not dimension.low <= value <= dimension.high:
-                ends = f"{dimension.low:g} to {dimension.high:g}"
-                raise ValueError(f"{dimension.path}: saw {value!r}, expected a number from {ends}")
-            chosen[dimension.name] = _encode(value)
-    except KeyError as error:
-        raise ValueError(f"saw no value for {error}, expected one for each dimension that is open") from None
-    if unused := sorted(set(params) - set(dimensions)):
-        raise ValueError(f"saw {', '.join(unused)}, expected only: {', '.join(dimensions)}")
+    chosen = partial_params(space, params)
+    missing = [repr(dimension.path) for dimension in space.active(params) if dimension.path not in params]
+    if missing:
+        raise ValueError(f"saw no value for {', '.join(missing)}, expected one for each dimension that is open")
     return chosen
+
+
+def partial_params(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """`optuna_params` of some of the dimensions that are open, the others left to a sampler.
+
+    Raises ValueError where a value is left over, or outside its dimension.
+    """
+    dimensions = list(space.active(params))
+    if unused := sorted(map(str, set(params) - {dimension.path for dimension in dimensions})):
+        known = ", ".join(dimension.path for dimension in dimensions) or "none"
+        raise ValueError(f"saw {', '.join(unused)}, expected only: {known}")
+    return {d.name: _stored(d, params[d.path]) for d in dimensions if d.path in params}
+
+
+def _stored(dimension: Number | Choice, value: Any) -> Any:
+    if isinstance(dimension, Choice):
+        return _encode(value)
+    expected = f"{'an integer' if dimension.integer else 'a number'} from {dimension.low:g} to {dimension.high:g}"
+    if not _is_number(value, int if dimension.integer else float) or not dimension.low <= value <= dimension.high:
+        raise ValueError(f"{dimension.path}: saw {value!r}, expected {expected}")
+    if dimension.step is not None:
+        steps = (value - dimension.low) / dimension.step
+        if abs(steps - round(steps)) > 1e-6:  # 0.3 is not three times 0.1
+            raise ValueError(f"{dimension.path}: saw {value!r}, expected {expected} in steps of {dimension.step:g}")
+    return value
 
 
 def apply(base: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,14 @@
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from orchestrator.causes import policy
 from orchestrator.jobs import state_line
-from orchestrator.runs import Run, RunFolder, load_runs, read_json
+from orchestrator.runs import Run, RunFolder, load_runs, objectives, read_json
+
+TROUBLED = ("failed", "diverged", "stopped")
+SHOWN = 3  # trials of each cause that are named with their logs
 
 
 def status_lines(run_folder: Path | str) -> list[str]:
@@ -21,14 +26,16 @@ def status_lines(run_folder: Path | str) -> list[str]:
             own = [run for run in runs if (run.arm, run.stage) == (arm, stage)]
             if stage == "search" or sweep["final"]:
                 lines.append(f"  {arm} {stage}: {_stage(own, stage, sweep)}")
-    lines += [f"  {_trouble(run)}" for run in runs if run.state in ("failed", "diverged", "stopped")]
+    lines += [*_causes(runs), *_troubles(runs)]
+    if (owner := folder.owner()) is not None:
+        lines.append(f"driver: {owner}")
     if not content["finished"]:
         submitted = state_line(folder)
         lines += [submitted] if submitted is not None else []
         lines += (read_json(folder.cluster) or {}).get("notes", [])
     mirror = read_json(folder.mirror)
     if mirror is not None:
-        lines.append(f"MLflow: {mirror['records_behind']} records behind" + _because(mirror["error"]))
+        lines.append(f"MLflow: {mirror['records_behind']} records behind" + _because(mirror))
     return lines
 
 
@@ -38,7 +45,7 @@ def _stage(runs: list[Run], stage: str, sweep: dict) -> str:
     counts = Counter(run.state for run in runs)
     parts = [f"{sum(counts.values()) - counts['running']}/{expected} done"]
     parts += [f"{count} {state}" for state, count in sorted(counts.items()) if state != "completed"]
-    objective = sweep["search"]["objective"]
+    objective = objectives(sweep)[0]
     sign = 1 if objective["direction"] == "minimize" else -1
     scored = [
         (sign * run.curve(objective["metric"])[-1][1], run.id) for run in runs if _scored(run, objective["metric"])
@@ -53,10 +60,37 @@ def _scored(run: Run, metric: str) -> bool:
     return run.state == "completed" and bool(run.curve(metric))
 
 
+def _causes(runs: list[Run]) -> list[str]:
+    """How often each cause cut off an attempt, and how often it ended a trial."""
+    retried = Counter(cause for run in runs for cause in run.status.get("causes") or ())
+    ended = Counter(run.cause for run in runs if run.cause is not None and run.state in TROUBLED)
+    lines = []
+    for cause in sorted({*retried, *ended}):
+        counts = [f"ended {ended[cause]}"] if ended[cause] else []
+        counts += [f"tried again {retried[cause]}"] if retried[cause] else []
+        told = " (the sampler avoids it)" if ended[cause] and policy(cause).avoided else ""
+        lines.append(f"  {cause}: {', '.join(counts)}{told}")
+    return ["causes:", *lines] if lines else []
+
+
+def _troubles(runs: list[Run]) -> list[str]:
+    """The last trials that each cause ended, with their logs."""
+    by_cause: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted((run for run in runs if run.state in TROUBLED), key=lambda run: run.status.get("updated", 0)):
+        by_cause.setdefault((run.state, run.cause or ""), []).append(run)
+    lines = []
+    for found in by_cause.values():
+        lines += [f"  ... and {len(found) - SHOWN} more like these:"] if len(found) > SHOWN else []
+        lines += [f"  {_trouble(run)}" for run in found[-SHOWN:]]
+    return lines
+
+
 def _trouble(run: Run) -> str:
     ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.status.get("updated", 0)))
     return f"{run.id} {run.state} ({run.cause}) at {ended}: {run.status.get('message')}  log: {run.status.get('log')}"
 
 
-def _because(error: str | None) -> str:
-    return f" ({error})" if error else ""
+def _because(mirror: dict[str, Any]) -> str:
+    since = mirror.get("behind_since")
+    waiting = f", since {time.strftime('%H:%M:%S', time.localtime(since))}" if since else ""
+    return waiting + (f" ({mirror['error']})" if mirror["error"] else "")

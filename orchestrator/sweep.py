@@ -10,9 +10,10 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from aiqn_core.config import VECTOR_DATA, TrainConfig, join, nearest, one_of, score_names
-from orchestrator.checks import check_configurations, check_data_is_there, check_search, check_weights_are_there
+from orchestrator.checks import check_configurations, check_data_is_there, check_weights_are_there
 from orchestrator.document import KEYS, Document, SweepError
 from orchestrator.runs import NAME
+from orchestrator.search_checks import check_search
 from orchestrator.sections import Arm, OwnSections, Sweep
 from orchestrator.space import (
     SECTIONS,
@@ -73,7 +74,7 @@ def _own_sections(document: Document) -> OwnSections:
     except ValidationError as error:
         good: dict[Any, Any] = {"name": "unnamed", **{k: v for k, v in given.items() if k in OwnSections.model_fields}}
         for detail in error.errors(include_url=False):
-            document.complain(_dotted_path(detail["loc"]), _message(detail))
+            document.complain(_dotted_path(detail["loc"], given), _message(detail))
             section, *keys = detail["loc"]
             if keys and section in good:
                 good[section] = {key: value for key, value in good[section].items() if key != keys[0]}
@@ -118,10 +119,15 @@ def _with_words_as_keys(document: Document, mapping: Mapping[Any, Any], path: st
     return result
 
 
-def _dotted_path(location: Iterable[int | str]) -> str:
+def _dotted_path(location: Iterable[int | str], given: Any) -> str:
+    """The location as it is written in the file: a mapping that stands for a list of one has no index."""
     path = ""
     for key in location:
-        path = f"{path}[{key}]" if isinstance(key, int) else join(path, key)
+        if not isinstance(key, int):
+            path = join(path, key)
+            given = given.get(key) if isinstance(given, dict) else None
+        elif isinstance(given, list):
+            path, given = f"{path}[{key}]", given[key]
     return path
 
 
@@ -160,11 +166,11 @@ def _message(detail: Any) -> str:
 
 def _keys_at(location: Iterable[int | str]) -> tuple[str, ...]:
     model: type[BaseModel] = OwnSections
-    for key in location:
-        annotation = model.model_fields[str(key)].annotation
+    for key in (key for key in location if isinstance(key, str)):
+        annotation = next(field for name, field in model.model_fields.items() if key in (name, field.alias)).annotation
         options = [annotation, *get_args(annotation)]
         model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
-    return KEYS if model is OwnSections else tuple(model.model_fields)
+    return KEYS if model is OwnSections else tuple(field.alias or name for name, field in model.model_fields.items())
 
 
 def _arms(document: Document) -> dict[str, Arm]:

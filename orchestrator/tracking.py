@@ -5,6 +5,7 @@ server that is away is waited for. Nothing here can reach, slow or stop a trial.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,18 +21,21 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from aiqn_core.config import dotted
-from orchestrator.runs import Run, RunFolder, RunFolderError, load_runs, read_json, write_json
+from orchestrator.runs import Run, RunFolder, RunFolderError, load_run, objectives, read_json, write_json
+from orchestrator.watch import Watch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-BATCH = 1000  # metrics in one request, MLflow's limit
 # What a report needs besides metrics, as JSON. MLflow's pages hide tags that begin with "mlflow."
 RECORDED_TAG = "mlflow.aiqn.recorded"  # config.json
 STATUS_TAG = "mlflow.aiqn.status"  # status.json
 LONGEST_TAG = 8000  # MLflow's limit; it cuts what is longer in silence
+BATCH = 800  # metrics in one request; MLflow's limit is 1,000 together with parameters and tags
 POLL_SECONDS = 1.0
+STATE_SECONDS = 5.0  # between two notes of how far the mirror is, while nothing else changes
 PATIENCE_SECONDS = 60.0  # how long the end of a sweep waits for a server that is away
+NICENESS = 5  # trials go first
 STATUS = {
     "running": "RUNNING",
     "completed": "FINISHED",
@@ -42,12 +46,14 @@ STATUS = {
 }
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a request that is sent twice may create two runs
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+PARENT, MARK = "sweep", "mirrored_all"  # the parent run's tag `role`, and the tag that names what the store holds
+STORE_LOST = 75  # the exit code where the store's file was deleted under us
 
 
 def default_uri(run: RunFolder) -> str:
@@ -62,7 +68,9 @@ class Sent:
     run_id: str
     records: int = 0
     state: str = ""
+    status: str = "RUNNING"  # MLflow's
     images: set[int] = field(default_factory=set)
+    described: bool = True  # whether its parameters are there
 
 
 class Mirror:
@@ -73,67 +81,101 @@ class Mirror:
         self.sweep = run.read_sweep()
         self.experiment = self._experiment()
         self.sent: dict[str, Sent] = {}
-        self.attached: dict[str, bytes] = {}  # files of the whole sweep, as they were sent
+        self.attached: dict[str, int] = {}  # files of the whole sweep, by the time of their last change when sent
         self.parent = ""
-        for known in self._known_runs():
-            tags = known.data.tags
-            if "trial" in tags:
-                self.sent[tags["trial"]] = Sent(known.info.run_id, int(tags.get("mirrored", 0)), tags.get("state", ""))
-            else:
-                self.parent = known.info.run_id
+        for known in self._known_runs(f"tags.run_folder = '{self.sweep['id']}'"):
+            self._take_up(known)
         if not self.parent:
-            self.parent = self._create_run(self.sweep["name"], self.sweep["created"], {})
+            self.parent = self._create_run(self.sweep["name"], self.sweep["created"], {"role": PARENT})
+        else:
+            self.client.update_run(self.parent, "RUNNING")
 
-    def sync(self, runs: list[Run]) -> None:
+    def _take_up(self, known: Any) -> None:
+        """Take note of a run in the store; of two for one trial (a lost answer to a request) the emptier one goes."""
+        tags = known.data.tags
+        if "trial" not in tags:
+            self.parent = known.info.run_id
+            return
+        records, described = int(tags.get("mirrored", 0)), bool(known.data.params)
+        sent = Sent(known.info.run_id, records, tags.get("state", ""), known.info.status, described=described)
+        other = self.sent.get(tags["trial"], sent)
+        self.sent[tags["trial"]] = max(other, sent, key=lambda one: one.records)
+        if other is not sent:
+            self.client.delete_run(min(other, sent, key=lambda one: one.records).run_id)
+
+    def is_behind(self, trial: str, records: int, state: str) -> bool:
+        """Whether the store lacks something of a trial that has so many records and this state."""
+        sent = self.sent.get(trial)
+        return sent is None or sent.records < records or (sent.state, sent.status) != (state, STATUS[state])
+
+    def sync(self, runs: Iterable[Run]) -> None:
         """Bring the store up to date with the runs; raises whatever the store raises."""
         self._attach()
         for run in runs:
-            sent = self.sent.get(run.id)
-            if sent is None:
-                sent = self.sent[run.id] = Sent(self._create_child(run))
-            self._send(run, sent)
+            if self.is_behind(run.id, len(run.history), run.state):
+                self._send(run)
 
-    def _attach(self) -> None:
-        """Attach the files of the whole sweep to the parent run, each when it has changed."""
-        for path in (self.run.sweep_yaml, self.run.sweep_json, self.run.plan, self.run.real):
-            if path.exists() and (content := path.read_bytes()) != self.attached.get(path.name):
-                self.client.log_artifact(self.parent, str(path))
-                self.attached[path.name] = content
+    def _send(self, run: Run) -> None:
+        from mlflow.entities import Metric, Param, RunTag
 
-    def finish(self) -> None:
-        """Attach the report and the sweep's state to the parent run, whose description is the answer."""
-        self._attach()
-        if self.run.report.is_dir():
-            self.client.log_artifacts(self.parent, str(self.run.report), "report")
-        if (answer := self.run.report / "answer.md").exists():
-            self.client.set_tag(self.parent, "mlflow.note.content", answer.read_text())
-        finished = bool(self.run.read_sweep().get("finished"))
-        self.client.set_terminated(self.parent, "FINISHED" if finished else "KILLED")
-
-    def _send(self, run: Run, sent: Sent) -> None:
-        from mlflow.entities import Metric, RunTag
-
-        if run.state == sent.state and len(run.history) == sent.records:
-            return
+        sent = self.sent.get(run.id)
+        if sent is None:
+            sent = self.sent[run.id] = Sent(self._create_child(run), described=False)
         metrics = [
             Metric(key, float(value), int(record["time"] * 1000), record["step"])
             for record in run.history[sent.records :]
             for key, value in record.items()
             if key not in ("step", "time") and isinstance(value, (int, float)) and math.isfinite(value)
         ]
-        for begin in range(0, len(metrics), BATCH):
+        for begin in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(sent.run_id, metrics=metrics[begin : begin + BATCH])
         self._send_images(run, sent)
+        params = (
+            [] if sent.described else [Param(key, str(value)) for key, value in dotted(run.config) if value is not None]
+        )
         tags = {"mirrored": len(run.history), "state": run.state, "cause": run.cause or ""}
         tags |= {STATUS_TAG: json.dumps(run.status)[:LONGEST_TAG]}
-        self.client.log_batch(sent.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
-        if run.state != sent.state:
-            ended = run.status.get("updated", time.time())
-            if run.state == "running":
-                self.client.update_run(sent.run_id, STATUS[run.state])
-            else:
-                self.client.set_terminated(sent.run_id, STATUS[run.state], int(ended * 1000))
-        sent.records, sent.state = len(run.history), run.state
+        # The note of what was sent goes last: cut off before it, everything is sent again, and stored once.
+        self.client.log_batch(
+            sent.run_id,
+            metrics=metrics[:BATCH],
+            params=params[:100],
+            tags=[RunTag(key, str(value)) for key, value in tags.items()],
+        )
+        if STATUS[run.state] != sent.status:
+            self._set_status(sent, STATUS[run.state], run.status.get("updated", time.time()))
+        sent.records, sent.state, sent.described = max(sent.records, len(run.history)), run.state, True
+
+    def _set_status(self, sent: Sent, status: str, ended: float) -> None:
+        if status == "RUNNING":
+            self.client.update_run(sent.run_id, status)
+        else:
+            self.client.set_terminated(sent.run_id, status, int(ended * 1000))
+        sent.status = status
+
+    def _attach(self) -> None:
+        """Attach the files of the whole sweep to the parent run, each when it has changed."""
+        for path in attachments(self.run):
+            if path.exists() and (changed := path.stat().st_mtime_ns) != self.attached.get(path.name):
+                self.client.log_artifact(self.parent, str(path))
+                self.attached[path.name] = changed
+
+    def finish(self, mark: str = "") -> None:
+        """Attach the report and the sweep's state to the parent run, whose description is the answer.
+
+        No run stays RUNNING that nobody trains.
+        """
+        for sent in self.sent.values():
+            if sent.status == "RUNNING":
+                self._set_status(sent, "KILLED", time.time())
+        if self.run.report.is_dir():
+            self.client.log_artifacts(self.parent, str(self.run.report), "report")
+        if (answer := self.run.report / "answer.md").exists():
+            self.client.set_tag(self.parent, "mlflow.note.content", answer.read_text())
+        finished = bool(self.run.read_sweep().get("finished"))
+        self._attach()
+        self.client.set_terminated(self.parent, "FINISHED" if finished else "KILLED")
+        self.client.set_tag(self.parent, MARK, mark)
 
     def _send_images(self, run: Run, sent: Sent) -> None:
         from PIL import Image
@@ -154,8 +196,6 @@ class Mirror:
                 sent.images.add(step)
 
     def _create_child(self, run: Run) -> str:
-        from mlflow.entities import Param
-
         git = run.provenance.get("git", {})
         tags = {
             "arm": run.arm,
@@ -167,10 +207,7 @@ class Mirror:
             "mlflow.parentRunId": self.parent,
             RECORDED_TAG: recorded(run),
         } | ({} if run.source is None else {"source": f"{run.arm}-search-{run.source}"})
-        run_id = self._create_run(run.id, run.status.get("started", time.time()), tags)
-        params = [Param(key, str(value)) for key, value in dotted(run.config) if value is not None]
-        self.client.log_batch(run_id, params=params[:100])
-        return run_id
+        return self._create_run(run.id, run.status.get("started", time.time()), tags)
 
     def _create_run(self, name: str, started: float, tags: dict[str, str]) -> str:
         common = {"sweep": self.sweep["name"], "run_folder": self.sweep["id"], "mlflow.source.name": "aiqn sweep"}
@@ -182,6 +219,8 @@ class Mirror:
         name = self.sweep["name"]
         known = self.client.get_experiment_by_name(name)
         if known is not None:
+            if known.lifecycle_stage == "deleted":
+                self.client.restore_experiment(known.experiment_id)
             return known.experiment_id
         local = not self.sweep["sweep"]["tracking"]["uri"]
         location = (self.run.path.resolve() / "artifacts").as_uri() if local else None
@@ -190,16 +229,19 @@ class Mirror:
             name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
         )
 
-    def _known_runs(self) -> Iterator[Any]:
+    def _known_runs(self, where: str) -> Iterator[Any]:
         token = None
         while True:
-            page = self.client.search_runs(
-                [self.experiment], f"tags.run_folder = '{self.sweep['id']}'", max_results=1000, page_token=token
-            )
+            page = self.client.search_runs([self.experiment], where, max_results=1000, page_token=token)
             yield from page
             token = page.token
             if not token:
                 return
+
+
+def attachments(run: RunFolder) -> tuple[Path, ...]:
+    """The files of the whole sweep that the parent run holds."""
+    return (run.sweep_yaml, run.sweep_json, run.plan, run.real)
 
 
 def recorded(run: Run) -> str:
@@ -215,67 +257,180 @@ def recorded(run: Run) -> str:
     return text if len(text) <= LONGEST_TAG else json.dumps({**content, "config": {}})
 
 
+def already_mirrored(run: RunFolder, client: "MlflowClient", mark: str) -> bool:
+    """Whether the store's parent run says that it holds just this; a store that was lost does not."""
+    sweep = run.read_sweep()
+    experiment = client.get_experiment_by_name(sweep["name"])
+    if experiment is None:
+        return False
+    where = f"tags.run_folder = '{sweep['id']}' and tags.role = '{PARENT}'"
+    return any(found.data.tags.get(MARK) == mark for found in client.search_runs([experiment.experiment_id], where))
+
+
+class Progress:
+    """What the run folder holds and how much of it the store lacks."""
+
+    def __init__(self, run: RunFolder, uri: str) -> None:
+        self.run, self.uri, self.watch = run, uri, Watch(run)
+        self.recorded: dict[str, tuple[int, str]] = {}  # trial -> its records and state
+        self.target: Mirror | None = None
+        self.behind_since: float | None = None
+        self._written: dict[str, Any] = {}
+        self._when = 0.0
+
+    def look(self) -> None:
+        """Take note of what has changed in the run folder."""
+        for run in self.watch.changed():
+            self.recorded[run.id] = (len(run.history), run.state)
+
+    def mark(self) -> str:
+        """A name for all that there is to send."""
+        files = (*attachments(self.run), self.run.report / "index.html")
+        changed = [path.stat().st_mtime_ns for path in files if path.exists()]
+        content = [sorted(self.recorded.items()), changed, self.run.read_sweep()["finished"]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def waiting(self) -> list[str]:
+        """The trials of which the store lacks something, as far as is known."""
+        target = self.target
+        return [trial for trial, known in self.recorded.items() if target is None or target.is_behind(trial, *known)]
+
+    def lacking(self, trial: str) -> int:
+        """How many records the store lacks of a trial."""
+        sent = self.target.sent.get(trial) if self.target else None
+        return max(0, self.recorded[trial][0] - (sent.records if sent else 0))
+
+    def send(self, client: "MlflowClient", last: bool) -> None:
+        """Send what is missing; raises whatever the store raises, after which the store is asked anew what it holds."""
+        mark = self.mark() if last else ""
+        if last and self.target is None and already_mirrored(self.run, client, mark):
+            return
+        try:
+            self.target = self.target or Mirror(self.run, client)
+            self.target.sync(self._unsent())
+            if last:
+                self.target.finish(mark)
+        except Exception:
+            self.target = None
+            raise
+
+    def _unsent(self) -> Iterator[Run]:
+        for trial in self.waiting():
+            self.note("", last=False)  # while much is sent, how far it is
+            run = load_run(self.run, trial)
+            if run is not None:
+                yield run
+
+    def note(self, error: str, last: bool) -> None:
+        """Record what was sent, for `aiqn status` and the ledger; now and then, unless something has changed."""
+        known = self._written.get("error", "") == (error or None)
+        if known and not last and time.monotonic() < self._when + STATE_SECONDS:
+            return
+        behind = [] if last and not error else self.waiting()
+        self.behind_since = (self.behind_since or time.time()) if behind else None
+        state: dict[str, Any] = {
+            "uri": self.uri,
+            "error": error or None,
+            "records_behind": sum(map(self.lacking, behind)),
+            "behind_since": self.behind_since,
+        }
+        if self.target is not None:
+            runs = {trial: sent.run_id for trial, sent in self.target.sent.items()}
+            state |= {"experiment": self.target.experiment, "parent": self.target.parent, "runs": runs}
+        if state != self._written:
+            kept = read_json(self.run.mirror) or {"runs": {}}
+            write_json(self.run.mirror, {**kept, **state, "updated": time.time()}, sync=False)
+        self._written, self._when = state, time.monotonic()
+
+
 def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
     """Keep the store up to date until `last_round` is set and everything is sent; False where patience ended first."""
     from mlflow import MlflowClient
 
-    target: Mirror | None = None
-    deadline = math.inf
+    progress, deadline = Progress(run, uri), math.inf
+    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    identity: int | None = None
     while True:
         last = last_round.is_set()  # read before the folder, so that nothing written before it is missed
         if last and deadline == math.inf:
             deadline = time.monotonic() + PATIENCE_SECONDS
-        error = ""
-        runs = load_runs(run.path)
+        begin, error = time.monotonic(), ""
+        progress.look()
+        looked = time.monotonic() - begin
         try:
-            target = target or Mirror(run, MlflowClient(uri))
-            target.sync(runs)
-            if last:
-                target.finish()
+            progress.send(MlflowClient(uri), last)
         except Exception as reason:  # whatever a store or the way to it may raise: wait, and try again
             error = f"{type(reason).__name__}: {reason}".splitlines()[0][:500]
-        write_state(run, uri, runs, target, error)
+        progress.note(error, last)
         if last and (not error or time.monotonic() > deadline):
             return not error
-        last_round.wait(POLL_SECONDS if not error else 5 * POLL_SECONDS)
+        if database is not None:  # a file that was deleted takes what is written to it along
+            found = database.stat().st_ino if database.exists() else 0
+            if identity not in (None, found):
+                raise SystemExit(STORE_LOST)
+            identity = found
+        last_round.wait(max(POLL_SECONDS, 10 * looked) * (5 if error else 1))
 
 
-def write_state(run: RunFolder, uri: str, runs: list[Run], target: Mirror | None, error: str) -> None:
-    """Record what was sent, for `aiqn status` and the ledger."""
-    sent = target.sent if target else {}
-    behind = sum(len(item.history) - (sent[item.id].records if item.id in sent else 0) for item in runs)
-    state = {
-        "uri": uri,
-        "error": error or None,
-        "records_behind": behind,
-        "experiment": target.experiment if target else None,
-        "parent": target.parent if target else None,
-        "runs": {trial: item.run_id for trial, item in sent.items()},
-    }
-    if state != {key: value for key, value in (read_json(run.mirror) or {}).items() if key != "updated"}:
-        write_json(run.mirror, {**state, "updated": time.time()})
+class Mirroring:
+    """The mirror as a process of its own, which is started again should it die."""
+
+    def __init__(self, run: RunFolder, uri: str | None) -> None:
+        self.run, self.uri = run, uri or default_uri(run)
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "orchestrator.tracking", str(self.run.path), "--uri", self.uri]
+        with (self.run.path / "mirror.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **QUIET},
+                start_new_session=True,
+            )
+
+    def revive(self) -> None:
+        """Start the mirror again where it has died."""
+        if self.process.poll() is not None:
+            self.process = self._start()
+
+    def close(self) -> None:
+        """Tell the mirror that this was all."""
+        if self.process.stdin:
+            self.process.stdin.close()
+
+    def catch_up(self) -> None:
+        """Let the mirror send what is left, and wait for it, as long as it gets on."""
+        for _ in range(2):  # should it have died, then once more
+            self.close()
+            noted, deadline = 0.0, time.monotonic() + 2 * PATIENCE_SECONDS
+            while self.process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+                if self.run.mirror.exists() and (written := self.run.mirror.stat().st_mtime) != noted:
+                    noted, deadline = written, time.monotonic() + 2 * PATIENCE_SECONDS
+            if self.process.poll() is None:
+                self.process.kill()
+                return
+            if self.process.returncode in (0, 1):
+                return
+            self.process = self._start()
 
 
 @contextmanager
-def mirroring(run: RunFolder, uri: str | None) -> Iterator[None]:
-    """Run the mirror as a process of its own while the block runs, then let it catch up.
+def mirroring(run: RunFolder, uri: str | None) -> Iterator[Mirroring]:
+    """Run the mirror while the block runs, then let it catch up.
 
     The mirror ends when its standard input closes, so it also ends, with everything sent, when the driver is killed.
     """
-    command = [sys.executable, "-m", "orchestrator.tracking", str(run.path), "--uri", uri or default_uri(run)]
-    with (run.path / "mirror.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **QUIET}, start_new_session=True
-        )
+    beside = Mirroring(run, uri)
     try:
-        yield
-    finally:
-        if process.stdin:
-            process.stdin.close()
-        try:
-            process.wait(2 * PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        yield beside
+    except BaseException:
+        beside.close()  # nobody waits for what is left; the next start sends it
+        raise
+    beside.catch_up()
 
 
 def serve(run_folder: Path | str, host: str, port: int) -> None:
@@ -284,6 +439,7 @@ def serve(run_folder: Path | str, host: str, port: int) -> None:
     uri = run.read_sweep()["sweep"]["tracking"]["uri"]
     if uri:
         raise RunFolderError(f"{run.path} is tracked at {uri}: open that address")
+    print(f"the trials, best first: {address(run, host, port)}", flush=True)
     print(f"the trials, best first: {address(run, host, port)}", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", default_uri(run)]
     subprocess.run([*command, "--host", host, "--port", str(port)], env={**os.environ, **QUIET}, check=False)
@@ -295,7 +451,7 @@ def address(run: RunFolder, host: str, port: int) -> str:
     Sorted by a metric, since MLflow folds children into their parent, which has no charts, in any other order.
     """
     experiment = (read_json(run.mirror) or {}).get("experiment") or "0"
-    objective = run.read_sweep()["sweep"]["search"]["objective"]
+    objective = objectives(run.read_sweep()["sweep"])[0]
     query = {
         "searchFilter": "tags.stage = 'search'",
         "orderByKey": f"metrics.`{objective['metric']}`",
@@ -312,6 +468,7 @@ def main() -> None:
     parser.add_argument("--uri", required=True)
     arguments = parser.parse_args()
     os.environ.update(QUIET)
+    os.nice(NICENESS)
     closed = threading.Event()
 
     def wait_for_the_end() -> None:
@@ -319,7 +476,10 @@ def main() -> None:
         closed.set()
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
-    sys.exit(0 if mirror(RunFolder(arguments.run), arguments.uri, closed) else 1)
+    run = RunFolder(arguments.run)
+    with run.mirror_lock():  # of a killed driver, whose mirror may still send
+        sent = mirror(run, arguments.uri, closed)
+    sys.exit(0 if sent else 1)
 
 
 if __name__ == "__main__":

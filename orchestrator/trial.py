@@ -1,22 +1,35 @@
 """One training, recorded in its folder. No Ray: `aiqn train` and the cluster call the same function."""
 
+import faulthandler
 import json
 import logging
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import time
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiqn_core.config import TrainConfig, config_hash, settled
+from aiqn_core.config import ConfigError, TrainConfig, config_hash, settled
+from orchestrator.causes import (
+    CONFIGURATION,
+    DATA_MISSING,
+    DISK_FULL,
+    GPU_FAULT,
+    GPU_MEMORY,
+    HOST_MEMORY,
+    NOT_FINITE,
+    WORKER_LOST,
+    no_space,
+)
 from orchestrator.runs import (
     FORMAT,
     RunFolder,
@@ -31,7 +44,6 @@ from orchestrator.runs import (
 if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
 
-WORKER_LOST = "worker lost"
 PACKAGES = ("aiqn", "torch", "numpy", "ray", "optuna", "mlflow")
 
 
@@ -46,7 +58,7 @@ class Assignment:
     params: dict[str, Any]
     seed: int
     source: int | None = None  # of a final: the search trial whose parameters it takes
-    attempt: int = 1
+    causes: list[str] = field(default_factory=list)  # why earlier attempts were cut off
 
     @property
     def id(self) -> str:
@@ -56,6 +68,10 @@ class Assignment:
         return json.dumps(asdict(self))
 
 
+class DataMissingError(Exception):
+    """The data of a trial cannot be read where it was to be trained."""
+
+
 def run_trial(
     assignment: Assignment,
     run: RunFolder,
@@ -63,23 +79,25 @@ def run_trial(
     node: str | None = None,
     workers: "Workers | None" = None,
     gpu: float = 0,
+    silent_seconds: float | None = None,
 ) -> Generator[dict[str, Any], None, None]:
     """Train one trial in its folder, yielding every record of metrics.jsonl, those of earlier attempts first.
 
     The folder's status says how it ended, also after an exception; the exception is raised again. A caller that
     closes the generator leaves the status as it is, for only the caller knows why it stopped. `node` is Ray's name of
     the machine, `workers` the place of this process where several train the trial. `gpu` is its share of a GPU, of
-    whose memory it takes no more than that; 0: there is none, or it is not shared.
+    whose memory it takes no more than that; 0: there is none, or it is not shared. Where nothing is measured for
+    `silent_seconds` the process ends, with the stacks of all its threads in the log.
     """
     folder = run.trial(assignment.id)
     with folder.claim(), logged(folder) as log:
         check_folder(folder, assignment)
-        attempt = max(assignment.attempt, folder.read_status().get("attempts", 0) + 1)
         folder.update_status(
             state="running",
             cause=None,
+            causes=assignment.causes,
             message=None,
-            attempts=attempt,
+            attempts=folder.read_status().get("attempts", 0) + 1,
             host=socket.gethostname(),
             node=node,
             pid=os.getpid(),
@@ -87,18 +105,38 @@ def run_trial(
             started=folder.read_status().get("started") or time.time(),
             steps=assignment.config["train"]["steps"],
         )
+        step = None
         try:
-            yield from _recorded(assignment, run, folder, log, threads, workers, gpu)
+            records = _recorded(assignment, run, folder, log, threads, workers, gpu)
+            for record in watched(records, folder.log, silent_seconds):
+                step = record["step"]
+                yield record
         except Exception as error:
             state, cause = classify(error)
-            if cause == WORKER_LOST:
-                log.error("%s", error)
-                raise  # like a process that died: the status stays "running", and the driver decides
-            log.error("%s", traceback.format_exc() if state == "failed" else error)
-            folder.update_status(state=state, cause=cause, message=_first_line(error))
+            with suppress(OSError):  # where the disk is full, the exception itself must do
+                if cause == WORKER_LOST:
+                    log.error("%s", error)
+                    raise  # like a process that died: the status stays "running", and the driver decides
+                log.error("%s", traceback.format_exc() if state == "failed" else error)
+                folder.update_status(state=state, cause=cause, message=_first_line(error), step=folder.last_step())
             raise
-        folder.update_status(state="completed")
+        folder.update_status(state="completed", step=step)
         log.info("completed")
+
+
+def watched(records: Iterator[dict[str, Any]], log: Path, seconds: float | None) -> Iterator[dict[str, Any]]:
+    """The records, with a watch on the time that each takes: a thread in C that needs no lock of Python's ends us."""
+    with log.open("a") as file:
+        while True:
+            if seconds is not None:
+                faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+            try:
+                record = next(records, None)
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+            if record is None:
+                return
+            yield record
 
 
 def _recorded(
@@ -123,7 +161,10 @@ def _recorded(
     if gpu:
         cap_gpu(gpu)
     config = TrainConfig.from_dict(assignment.config)
-    data = load_data(config.data)
+    try:
+        data = load_data(config.data)
+    except (ConfigError, OSError) as error:
+        raise DataMissingError(f"{socket.gethostname()}: {error}") from error
     write_config(folder, assignment, device(), protocol(config, data))
     if not run.real.exists():
         write_bytes(run.real, encode_png(data.real_picture()))
@@ -135,10 +176,19 @@ def _recorded(
         if progress.samples is not None and not folder.samples(progress.step).exists():
             write_bytes(folder.samples(progress.step), encode_png(data.picture(progress.samples)))
         if progress.step not in recorded:
-            folder.append_metrics([record])
-            folder.update_status(step=progress.step, cpu_seconds=round(computed + time.process_time(), 3))
+            # Only evaluations are synced: their checkpoint is, and gives back what a crash takes of the others.
+            evaluated = is_evaluation(record)
+            folder.append_metrics([record], sync=evaluated)
+            if evaluated:
+                cpu_seconds = round(computed + time.process_time(), 3)
+                folder.update_status(step=progress.step, cpu_seconds=cpu_seconds, sync=False)
             log.info("step %d of %d: %s", progress.step, config.train.steps, progress.metrics)
         yield record
+
+
+def is_evaluation(record: Mapping[str, Any]) -> bool:
+    """Whether a record of metrics.jsonl holds scores of samples, not only the loss."""
+    return "samples" in record
 
 
 def write_config(folder: TrialFolder, assignment: Assignment, device: str, protocol: dict[str, Any]) -> None:
@@ -154,50 +204,61 @@ def write_config(folder: TrialFolder, assignment: Assignment, device: str, proto
         "protocol": protocol,
     }
     content = {"format": FORMAT, "trial": assignment.id, **asdict(assignment), "provenance": provenance}
-    del content["attempt"]
+    del content["causes"]
     write_json(folder.config, content)
 
 
 def check_folder(folder: TrialFolder, assignment: Assignment) -> None:
-    """Raises RunFolderError where the folder holds a trial that this one does not continue."""
-    before = read_json(folder.config)
-    if (
-        before is not None
-        and settled(before["config"]) != settled(assignment.config)
-        and not _extends(before["config"], assignment.config)
-    ):
+    """Raises RunFolderError where the folder holds a trial that this one does not continue.
+
+    Where a longer training differs from its start (a schedule in proportion to the steps), the shorter one is removed.
+    """
+    recorded = read_json(folder.config)
+    if recorded is None:
+        return
+    before, after = settled(recorded["config"]), settled(assignment.config)
+    changed = {key for key in {**before, **after} if before.get(key) != after.get(key)}
+    if not changed:
+        return
+    if changed != {"train.steps"} or before["train.steps"] > after["train.steps"]:
         raise RunFolderError(f"{folder.path} holds a trial of another configuration; delete it or rename the sweep")
+    from aiqn_core.training import previous_checkpoint, resumable
 
-
-def _extends(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether two configurations differ in nothing but a larger number of steps."""
-    others = [settled({**config, "train": {**config["train"], "steps": None}}) for config in (before, after)]
-    return others[0] == others[1] and before["train"]["steps"] < after["train"]["steps"]
+    if resumable(recorded["config"]) != resumable(assignment.config):
+        for path in (folder.checkpoint, previous_checkpoint(folder.checkpoint), folder.metrics):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(folder.samples(0).parent, ignore_errors=True)
 
 
 def classify(error: Exception) -> tuple[str, str]:
     """The state and cause of a trial that ended in an exception."""
     import torch
 
-    from aiqn_core.config import ConfigError
     from aiqn_core.parallel import WorkerLostError
     from aiqn_core.training import DivergedError
 
+    text = str(error)
     match error:
         case DivergedError():
-            return "diverged", "not finite"
+            return "diverged", NOT_FINITE
         case torch.cuda.OutOfMemoryError():
-            return "failed", "out of GPU memory"
+            return "failed", GPU_MEMORY
+        case RuntimeError() if "ALLOC_FAILED" in text:  # of cuBLAS and cuDNN, which have no type of their own
+            return "failed", GPU_MEMORY
         case MemoryError():
-            return "failed", "out of memory"
+            return "failed", HOST_MEMORY
+        case RuntimeError() if "DefaultCPUAllocator" in text:
+            return "failed", HOST_MEMORY
+        case RuntimeError() if "CUDA error" in text or isinstance(error, torch.AcceleratorError):
+            return "failed", GPU_FAULT
+        case DataMissingError():
+            return "failed", DATA_MISSING
         case ConfigError():
-            return "failed", "configuration"
+            return "failed", CONFIGURATION
         case WorkerLostError():
             return "failed", WORKER_LOST
-        case torch.AcceleratorError():
-            return "failed", "GPU fault"
         case _:
-            return "failed", type(error).__name__
+            return "failed", DISK_FULL if no_space(error) else type(error).__name__
 
 
 @contextmanager

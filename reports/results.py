@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, read_json
+from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives, read_json
 
 STAGES = ("search", "final")
 
@@ -86,7 +86,7 @@ def results_of(
     """Results of a sweep (sweep.json), its runs and its plan; raises RunFolderError where the sweep is damaged."""
     try:
         sweep = recorded["sweep"]
-        objective, final = sweep["search"]["objective"], sweep.get("final") or {"top": 0, "seeds": []}
+        objective, final = objectives(sweep)[0], sweep.get("final") or {"top": 0, "seeds": []}
         arms = list(sweep["arms"])
         return Results(
             name=recorded["name"],

@@ -1,6 +1,7 @@
 """The ledger over a real journal, with workers that only write what a trial would have measured."""
 
 import itertools
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -141,7 +142,9 @@ def test_a_driver_that_dies_loses_nothing_and_repeats_nothing(open_ledger, tmp_p
     ledger = open_ledger(sampler)
     assert not ledger.complete
     again = run_all(ledger)
-    reissued = {item.id: item for item in again[: len(in_flight)]}
+    causes = {item.id: item.causes for item in again}
+    assert [causes[item.id] for item in in_flight] == [["driver ended"], []][: len(in_flight)]
+    reissued = {item.id: replace(item, causes=[]) for item in again[: len(in_flight)]}
     assert reissued == {item.id: item for item in in_flight}  # same number, parameters, seed and configuration
     everything = told_before + again
     assert len({item.id for item in everything}) == len(everything) == 2 * (5 + 6)
@@ -193,11 +196,13 @@ def test_infrastructure_is_tried_again_and_then_given_up(open_ledger):
     trial = ledger.next()
     for _ in range(ledger.sweep.resources.retries):
         start(ledger, trial)
-        assert ledger.close(trial.id) == trial  # its process died: status still says running
+        again = ledger.close(trial.id)  # its process died: status still says running
+        assert replace(again, causes=[]) == trial
     start(ledger, trial)
     assert ledger.close(trial.id) is None
     status = ledger.run.trial(trial.id).read_status()
-    assert (status["state"], status["cause"], status["attempts"]) == ("failed", "process died", 3)
+    assert (status["state"], status["cause"], status["attempts"]) == ("failed", "process killed", 3)
+    assert again.causes == ["process killed"] * 2
     assert study(ledger, "pixelcnn/search").trials[0].state.name == "FAIL"
     assert len(run_all(ledger)) == 21
 
@@ -205,11 +210,12 @@ def test_infrastructure_is_tried_again_and_then_given_up(open_ledger):
 @pytest.mark.parametrize(
     ("state", "cause", "value", "expected"),
     [
-        ("completed", None, 5.0, "COMPLETE"),
+        ("completed", None, [5.0], "COMPLETE"),
         ("pruned", None, None, "PRUNED"),
         ("diverged", "not finite", None, "PRUNED"),
         ("failed", "out of GPU memory", None, "PRUNED"),
-        ("failed", "process died", None, "FAIL"),
+        ("failed", "process killed", None, "FAIL"),
+        ("failed", "killed for memory", None, "PRUNED"),
         ("failed", "KeyError", None, "FAIL"),
         ("stopped", None, None, "FAIL"),
         ("completed", None, None, "FAIL"),
@@ -229,7 +235,8 @@ def test_a_diverged_trial_ends_in_the_journal_and_is_no_winner(open_ledger):
     assert bad.number not in {item.source for item in order if item.arm == "pixelcnn"}
     trial = study(ledger, "pixelcnn/search").trials[bad.number]
     assert (trial.state.name, trial.value) == ("PRUNED", None)
-    assert trial.user_attrs["outcome"] == {"state": "diverged", "cause": "not finite", "attempts": 1}
+    outcome = {"state": "diverged", "cause": "not finite", "attempts": 1, "causes": [], "step": 0}
+    assert trial.user_attrs["outcome"] == outcome
 
 
 def test_a_larger_search_adds_trials(open_ledger):
@@ -291,3 +298,162 @@ def test_of_equal_trials_the_earlier_goes_on_and_a_pruned_one_never(open_ledger)
         ledger.close(assignment.id, "pruned" if assignment.number == 2 else None)
     assert sorted(set(finals)) == [("pixelcnn", 1), ("pixelcnn", 3), ("pixeliqn", 1), ("pixeliqn", 3)]
     assert len(finals) == 12
+
+
+@pytest.mark.parametrize("share", [0.03, 0.21, 0.48, 0.77, 0.99])
+def test_a_journal_cut_short_is_filled_in_from_the_folders(open_ledger, share):
+    ledger = open_ledger()
+    before = {item.id: item for item in run_all(ledger)}
+    content = ledger.run.journal.read_bytes()
+    ledger.run.journal.write_bytes(content[: int(len(content) * share)])
+    ledger = open_ledger()
+    assert run_all(ledger) == []  # every trial has its numbers: none is trained again
+    assert ledger.complete
+    for (arm, stage), found in ((key, study(ledger, "/".join(key))) for key in ledger.studies):
+        assert [trial.state.name for trial in found.trials] == ["COMPLETE"] * (5 if stage == "search" else 6)
+        for trial in found.trials:
+            item = before[f"{arm}-{stage}-{trial.number}"]
+            assert trial.value == score(item, item.config["train"]["steps"])
+            assert (trial.user_attrs.get("source"), trial.user_attrs.get("seed", item.seed)) == (item.source, item.seed)
+
+
+def test_a_journal_with_a_torn_line_inside_is_cut_there(open_ledger):
+    ledger = open_ledger()
+    for _ in range(6):
+        work(ledger, ledger.next())
+    lines = ledger.run.journal.read_bytes().splitlines(keepends=True)
+    ledger.run.journal.write_bytes(b"".join([*lines[:30], lines[30][:17] + b"\n", *lines[31:]]))
+    assert len(run_all(open_ledger())) == 22 - 6
+    assert ledger.run.journal.with_name("study.journal.torn").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics", "config", "status"])
+def test_the_folder_of_an_ended_trial_that_lost_something_is_mended(open_ledger, name):
+    ledger = open_ledger()
+    run_all(ledger)
+    folder, journal = ledger.run.trial("pixelcnn-search-3"), ledger.run.journal
+    whole, told_before = folder.read_history(), journal.read_bytes()
+    path = getattr(folder, name)
+    path.write_bytes(path.read_bytes()[:-9])
+    ledger = open_ledger()
+    assert not ledger.complete
+    assert [item.id for item in run_all(ledger)] == ["pixelcnn-search-3"]
+    assert ledger.complete
+    assert folder.read_history() == whole
+    assert ledger.states["pixelcnn", "search"] == {"completed": 5}
+    assert journal.read_bytes() == told_before
+
+
+def test_a_pruned_trial_is_mended_up_to_where_it_was_stopped(open_ledger):
+    pruner = "{name: median, n_startup_trials: 1, n_warmup_steps: 0}"
+    ledger = open_ledger(pruner=pruner, text=SWEEP.replace("seed: 3", "seed: 3, min_arrivals: 2"))
+    run_all(ledger)
+    pruned = next(row.number for row in study(ledger, "pixelcnn/search").trials if row.state.name == "PRUNED")
+    folder = ledger.run.trial(f"pixelcnn-search-{pruned}")
+    whole = folder.read_history()
+    folder.metrics.unlink()
+    ledger = open_ledger(pruner=pruner, text=SWEEP.replace("seed: 3", "seed: 3, min_arrivals: 2"))
+    run_all(ledger)
+    assert folder.read_history() == whole
+    assert folder.read_status()["state"] == "pruned"
+
+
+def test_longer_finals_go_on_in_their_folders(open_ledger):
+    run_all(open_ledger())
+    ledger = open_ledger(text=SWEEP.replace("steps: 8", "steps: 12"))
+    order = run_all(ledger)
+    assert sorted(item.id for item in order) == sorted(
+        f"{arm}-final-{n}" for arm in ledger.sweep.arms for n in range(6)
+    )
+    assert {ledger.run.trial(item.id).last_step() for item in order} == {12}
+
+
+def test_attempts_and_their_causes_are_kept(open_ledger):
+    ledger = open_ledger()
+    trial = ledger.next()
+    for cause in ("preempted", "node lost", "silent", "preempted", "process killed"):  # two of them count
+        start(ledger, trial)
+        assert ledger.close(trial.id, cause=cause) is not None
+    assert [each["cause"] for each in ledger.rows[trial.id].attempts][:2] == ["preempted", "node lost"]
+    again = open_ledger().next()
+    causes = ["preempted", "node lost", "silent", "preempted", "process killed", "driver ended"]
+    assert (again.id, again.causes) == (trial.id, causes)
+
+
+def test_an_exception_and_a_configuration_fault_are_not_tried_again(open_ledger):
+    ledger = open_ledger()
+    for cause, state in (("KeyError", "FAIL"), ("out of GPU memory", "PRUNED"), ("configuration", "PRUNED")):
+        trial = ledger.next()
+        start(ledger, trial).update_status(state="failed", cause=cause)
+        assert ledger.close(trial.id) is None
+        assert study(ledger, f"{trial.arm}/search").trials[trial.number].state.name == state
+
+
+def test_data_that_are_missing_on_one_node_are_tried_again(open_ledger):
+    ledger = open_ledger()
+    trial = ledger.next()
+    for _ in range(ledger.sweep.resources.retries):
+        start(ledger, trial).update_status(state="failed", cause="data missing", message="no data")
+        assert ledger.close(trial.id).causes[-1] == "data missing"
+    start(ledger, trial).update_status(state="failed", cause="data missing", message="no data")
+    assert ledger.close(trial.id) is None
+    assert ledger.run.trial(trial.id).read_status()["message"] == "no data"
+
+
+ENQUEUED = SWEEP.replace(
+    "seed: 3",
+    "seed: 3, enqueue: {pixelcnn: [{optimizer.lr: 0.05, optimizer.name: rmsprop}, {optimizer.lr: 0.0123}], pixeliqn:"
+    " [{optimizer.name: sgd, optimizer.lr: 0.5}]}",
+)
+
+
+def test_known_configurations_come_first_and_more_can_be_added(open_ledger):
+    ledger = open_ledger(text=ENQUEUED)
+    order = [ledger.next() for _ in range(4)]
+    params = {item.id: item.params for item in order}
+    assert params["pixelcnn-search-0"] == {"optimizer.name": "rmsprop", "optimizer.lr": 0.05}
+    assert params["pixelcnn-search-1"]["optimizer.lr"] == 0.0123
+    assert params["pixeliqn-search-0"].items() >= {"optimizer.name": "sgd", "optimizer.lr": 0.5}.items()
+    assert params["pixeliqn-search-0"].keys() >= {"optimizer.momentum", "loss.kappa"}  # the sampler's
+    more = ENQUEUED.replace("{optimizer.lr: 0.0123}]", "{optimizer.lr: 0.0123}, {optimizer.lr: 0.0321}]")
+    ledger = open_ledger(text=more)
+    ids = {item.id: item.params for item in run_all(ledger)}
+    assert ids["pixelcnn-search-1"] == params["pixelcnn-search-1"]
+    assert ids["pixelcnn-search-2"]["optimizer.lr"] == 0.0321
+    assert len(study(ledger, "pixelcnn/search").trials) == 5
+
+
+def test_the_second_to_arrive_is_not_stopped_for_being_worse_than_one(open_ledger):
+    asha = "{name: asha, min_resource: 2, reduction_factor: 2}"
+    for arrivals, expected in ((None, 0), (1, 1)):
+        text = SWEEP.replace("seed: 3", f"seed: 3, min_arrivals: {arrivals or 4}")
+        ledger = open_ledger(pruner=asha, text=text.replace("name: study", f"name: study{arrivals}"))
+        ledger.run.journal.unlink()
+        ledger = open_ledger(pruner=asha, text=text)
+        first, _, second = ledger.next(), ledger.next(), ledger.next()
+        assert first.arm == second.arm
+        ledger.report(first.id, {"step": 2, "time": 1.0, "fd_lite0": 5.0})
+        assert ledger.report(second.id, {"step": 2, "time": 1.0, "fd_lite0": 5.5}) == bool(expected)
+
+
+SEVERAL = SWEEP.replace(
+    "objective: {metric: fd_lite0, direction: minimize}", "objective: [{metric: fd_lite0}, {metric: is_lite0_mean}]"
+)
+
+
+def test_finals_of_several_objectives_are_those_that_nothing_beats(open_ledger):
+    ledger = open_ledger(sampler="nsga2", text=SEVERAL)
+    values = {}
+    while (item := ledger.next()) is not None and item.stage == "search":
+        pair = (10 + 7 * item.number % 5, 3 * item.number % 5)  # distances to minimise, scores to maximise
+        values[item.arm, item.number] = pair
+        folder = start(ledger, item)
+        folder.append_metrics([{"step": 6, "time": 1.0, "fd_lite0": pair[0], "is_lite0_mean": pair[1]}])
+        ledger.report(item.id, folder.read_history()[0])
+        folder.update_status(state="completed", step=6)
+        ledger.close(item.id)
+    for arm in ledger.sweep.arms:
+        found = study(ledger, f"{arm}/search")
+        assert [tuple(trial.values) for trial in found.trials] == [values[arm, n] for n in range(5)]
+        winners = [trial.number for trial in ledger.winners(arm)]
+        assert set(winners) <= {trial.number for trial in found.best_trials}

@@ -36,8 +36,8 @@ def test_lines_are_quiet_until_another_trial_has_ended(capsys):
     lines.update(now)
     lines.update(now)
     assert len(capsys.readouterr().out.splitlines()) == 1
-    lines.update(board(tallies=[Tally("pixelcnn", "search", 7, {"completed": 6}, [], None)], stopping=True))
-    assert capsys.readouterr().out.endswith("6/7 done, stopping after the evaluations in progress\n")
+    lines.update(board(tallies=[Tally("pixelcnn", "search", 7, {"completed": 6}, [], None)], stopping="asked to"))
+    assert capsys.readouterr().out.endswith("6/7 done, asked to: stopping after the evaluations in progress\n")
 
 
 def test_the_table_has_a_row_for_each_stage_with_what_is_in_training():

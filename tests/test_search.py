@@ -33,6 +33,7 @@ arms:
       loss.kappa: [0.0, 0.002]
 final: {top: 1, seeds: [0, 1], steps: 80}
 """
+STARTED: list[subprocess.Popen] = []
 TIMED = ("time", "seconds", "evaluate_seconds")
 
 
@@ -41,13 +42,22 @@ def start(folder, *options, text=SWEEP):
     (folder / "study.yaml").write_text(text)
     command = [sys.executable, "-m", "orchestrator.cli", "sweep", "study.yaml", *options]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_driver_is_left():
+    yield
+    for process in STARTED:
+        process.kill()
 
 
 def finish(process, code):
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == code, output
     return output
 
@@ -67,7 +77,7 @@ def numbers(run):
 
 
 def wait_for(process, condition):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline

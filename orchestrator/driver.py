@@ -1,0 +1,233 @@
+"""The driver of a sweep: who works on what, what is spent, when to stop. Ray's hooks ask it; it imports no Ray."""
+
+import errno
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.causes import DISK_FULL, KILLED, NODE_LOST, SILENT
+from orchestrator.control import take_requests
+from orchestrator.ledger import Ledger, Row
+from orchestrator.live import Board, Tally, View
+from orchestrator.machines import Machines
+from orchestrator.runs import FINISHED, StorageError, read_json, write_bytes, write_json
+from orchestrator.trial import Assignment
+
+TICK_SECONDS = 0.25  # between two looks at the board and at requests
+SLOW_SECONDS = 10.0  # between two looks at the mirror, at silent trials and at the budget
+LOST_SECONDS = 3.0  # how long a machine is given to be known as lost, once a process on it has died
+GRACE_SECONDS = 60.0  # that a silent trial has to end by itself, with the reason in its log
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What the driver needs of the world."""
+
+    kill: Callable[[str], None]  # ends the process of one of Ray's trials
+    interrupted: Callable[[], bool]  # whether a signal asked us to stop
+    revive_mirror: Callable[[], None]
+
+
+class Driver:
+    """What Ray's Searcher, Scheduler and Stopper share: the ledger and who works on what."""
+
+    def __init__(self, ledger: Ledger, view: View, machines: Machines, outside: Outside) -> None:
+        self.ledger, self.view, self.machines, self.outside = ledger, view, machines, outside
+        self.trials: dict[str, str] = {}  # Ray's trial id -> ours
+        self.again: list[Assignment] = []  # trials whose process died
+        self.died: list[tuple[float, str, str]] = []  # (when, trial, cause): not known yet whether its machine is lost
+        self.unwanted: set[str] = set()  # trials that somebody asked to stop
+        self.stopping = ""  # why, once the sweep is to end before it is complete
+        self.failure: Exception | None = None
+        self.spent = Spent(ledger)
+        self.steps_at_start = 0.0
+        self.started = self._ticked = self._slow = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles its hooks for a restore that we never ask for."""
+        return {}
+
+    # ---- what Ray asks ------------------------------------------------------------------------------------------
+
+    def suggest(self, ray_id: str) -> Assignment | None:
+        """The next trial for Ray; None while there is none, or where there will be no more (see `over`)."""
+        if self.over or len(self.trials) >= self.machines.nodes.capacity:
+            return None
+        assignment = self.again.pop(0) if self.again else self.ledger.next()
+        if assignment is not None:
+            self.trials[ray_id] = assignment.id
+            self.machines.hand(assignment.id)
+        return assignment
+
+    @property
+    def over(self) -> bool:
+        """Whether no trial will be handed out any more."""
+        return bool(self.stopping) or self.failure is not None or self.ledger.complete
+
+    @property
+    def idle(self) -> bool:
+        """Whether Ray's loop is to end although the sweep is not complete."""
+        return self.failure is not None or (bool(self.stopping) and not self.trials)
+
+    def result(self, ray_id: str, record: dict[str, Any]) -> bool:
+        """Take note of an evaluation; True where the trial is to stop here."""
+        trial = self.trials[ray_id]
+        if self.ledger.report(trial, record):
+            self.ledger.close(trial, "pruned")
+            return True
+        if trial in self.unwanted:
+            self.ledger.close(trial, "stopped", "asked to stop")
+            return True
+        return bool(self.stopping)
+
+    def ended(self, ray_id: str, cause: str | None = None) -> None:
+        """A trial left its worker: at its end, pruned, stopped by us, or because its process died of `cause`."""
+        trial = self.trials.pop(ray_id, None)
+        if trial is None or trial not in self.ledger.rows or self.failure is not None:
+            return  # after a failure nothing is written any more: half a line may stand at the end of the journal
+        self.machines.ended(trial)
+        status = self.ledger.run.trial(trial).read_status()
+        if self.stopping and status.get("state") == "running":
+            return  # stays RUNNING in the ledger: the next start continues it
+        if status.get("cause") == DISK_FULL or status.get("state") not in FINISHED:
+            check_space(self.ledger)
+        if status.get("state") in FINISHED:
+            self.machines.nodes.ended(status.get("node"), status.get("cause"))
+            self.close(trial)
+        else:
+            self.died.append((time.monotonic(), trial, SILENT if self.is_silent(trial) else cause or KILLED))
+
+    def settle(self) -> None:
+        """Hand out again what died with its machine, and after a moment what died alone."""
+        if not self.died:
+            return
+        there = {node.id for node in self.machines.alive()}
+        for death in list(self.died):
+            when, trial, cause = death
+            node = self.ledger.run.trial(trial).read_status().get("node")
+            lost = node is not None and node not in there
+            if lost or time.monotonic() - when > LOST_SECONDS:
+                self.died.remove(death)
+                self.close(trial, NODE_LOST if lost else cause)
+
+    def close(self, trial: str, cause: str | None = None) -> None:
+        retry = self.ledger.close(trial, cause=cause)
+        if retry is not None:
+            self.again.append(retry)
+
+    def tick(self) -> None:
+        """What has to be done now and then; called several times a second."""
+        now = time.monotonic()
+        if now - self._ticked >= TICK_SECONDS:
+            self.spent.add(now - self._ticked, len(self.trials))
+            self._ticked = now
+            self.take_requests()
+            self.machines.look()
+            self.settle()
+            self.machines.tell()
+            self.view.update(self.board())
+        if now - self._slow >= SLOW_SECONDS:
+            self._slow = now
+            self.outside.revive_mirror()
+            self.end_silent()
+            self.spent.write()
+            self.stopping = self.stopping or self.spent.over_budget()
+
+    # ---- requests, silence ----------------------------------------------------------------------------------------
+
+    def take_requests(self) -> None:
+        sweep, trials = take_requests(self.ledger.run)
+        self.unwanted.update(trials)
+        if sweep or self.outside.interrupted():
+            self.stopping = self.stopping or "asked to stop"
+
+    def is_silent(self, trial: str, grace: float = 0.0) -> bool:
+        """Whether a trial has written nothing for as long as it may."""
+        minutes = self.ledger.sweep.resources.silent_minutes
+        last = self.ledger.run.trial(trial).last_sign()
+        return minutes is not None and last > 0 and time.time() - last >= 60 * minutes + grace
+
+    def end_silent(self) -> None:
+        """Kill the processes of trials that hang and have not ended themselves, for example because they are frozen."""
+        for ray_id, trial in list(self.trials.items()):
+            state = self.ledger.run.trial(trial).read_status().get("state")
+            if state == "running" and self.is_silent(trial, GRACE_SECONDS):
+                self.outside.kill(ray_id)
+
+    # ---- where the sweep stands -------------------------------------------------------------------------------------
+
+    def board(self) -> Board:
+        """Where the sweep stands, for the terminal."""
+        ledger, active = self.ledger, set(self.trials.values())
+        tallies = []
+        for arm, stage in ledger.states:
+            rows = [row for row in ledger.rows.values() if (row.assignment.arm, row.assignment.stage) == (arm, stage)]
+            running = [progress(row) for row in rows if row.assignment.id in active]
+            states, best = dict(ledger.states[arm, stage]), ledger.best.get((arm, stage))
+            tallies.append(Tally(arm, stage, ledger.expected(arm, stage), states, running, best))
+        elapsed, left = time.monotonic() - self.started, self.steps_left(tallies)
+        self.steps_at_start = self.steps_at_start or left
+        done = self.steps_at_start - left
+        metric, notes = ledger.objectives[0].metric, tuple(self.machines.notes)
+        return Board(ledger.sweep.name, metric, tallies, elapsed, done, left, self.stopping, notes)
+
+    def steps_left(self, tallies: list[Tally]) -> float:
+        """Training steps until the end of the sweep, as if no trial were stopped early."""
+        left = 0.0
+        for tally in tallies:
+            each = self.ledger.steps(tally.arm, tally.stage)
+            left += (tally.expected - tally.ended) * each - sum(step for _, step, _ in tally.running)
+        return left
+
+
+class Spent:
+    """Time spent on a sweep by all its drivers, kept in its run folder: of the sweep, and of its trials together."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.path, self.sweep = ledger.run.spent, ledger.sweep
+        known = read_json(self.path) or {}
+        self.seconds, self.trial_seconds = known.get("seconds", 0.0), known.get("trial_seconds", 0.0)
+
+    def add(self, seconds: float, trials: int) -> None:
+        self.seconds += seconds
+        self.trial_seconds += seconds * trials
+
+    def write(self) -> None:
+        write_json(self.path, {"seconds": self.seconds, "trial_seconds": self.trial_seconds}, sync=False)
+
+    def over_budget(self) -> str:
+        """Which limit of the sweep's budget is reached, in words; "" where none is."""
+        spent = {
+            "hours": self.seconds / 3600,
+            "gpu_hours": self.trial_seconds * self.sweep.resources.gpu / 3600,
+        }
+        limits = self.sweep.budget.model_dump()
+        reached = [key for key, limit in limits.items() if limit is not None and spent[key] >= limit]
+        return "; ".join(f"budget.{key}: {limits[key]:g} are spent; raise it to go on" for key in reached)
+
+
+def progress(row: Row) -> tuple[str, int, int]:
+    """(trial, step, steps) of a trial that is being trained."""
+    return row.assignment.id, row.step, row.assignment.config["train"]["steps"]
+
+
+def check_space(ledger: Ledger) -> None:
+    """Raises StorageError where the run folder can no longer be written: no trial is to blame, and none can go on."""
+    probe = ledger.run.path / ".probe"
+    try:
+        write_bytes(probe, bytes(65536))
+        probe.unlink()
+    except OSError as error:
+        raise storage_error(ledger.run.path, error) from error
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """What to do where a run folder cannot be written."""
+    what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written ({error.strerror})"
+    return StorageError(
+        f"{path}: the storage {what} on {socket.gethostname()}. Nothing is lost: make it writable, with space,"
+        " then run the same command again to continue."
+    )

@@ -1,0 +1,80 @@
+"""The machines of a running sweep: checked before trials go there, watched while they are used. No Ray."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+
+from orchestrator.nodes import Node, Nodes
+from orchestrator.preflight import Preflight
+from orchestrator.runs import RunFolder, RunFolderError, write_json
+from orchestrator.sections import Resources
+
+NODES_SECONDS = 5.0  # how often the cluster is asked for its machines
+JOIN_SECONDS = 120.0  # how long a cluster is given to grow where no trial fits yet
+LOCKS_NOTE = (
+    "the run folder's storage does not show locks to other machines: never start two drivers of one sweep at once"
+)
+START_SECONDS = 60.0  # how long a trial may take to start before people are told that it waits
+
+
+class Machines:
+    """What the driver knows of the cluster; `alive` asks it for the machines that are there."""
+
+    def __init__(self, run: RunFolder, need: Resources, preflight: Preflight, alive: Callable[[], list[Node]]) -> None:
+        self.run, self.preflight, self.alive = run, preflight, alive
+        self.nodes = Nodes(need)
+        self.asked = -math.inf  # when the cluster was last asked
+        self.handed: dict[str, tuple[float, int]] = {}  # trials not yet seen to start: (when, attempts before)
+        self.notes: list[str] = []
+
+    def meet(self, interrupted: Callable[[], bool]) -> None:
+        """Check the machines that are there; raises RunFolderError with all that is wrong, or where no trial fits."""
+        wrong = [f"this machine, the driver's: {problem}" for problem in self.preflight.problems]
+        deadline = time.monotonic() + (JOIN_SECONDS if "RAY_ADDRESS" in os.environ else 0.0)
+        while not wrong and not interrupted():
+            self.look()
+            if self.nodes.unchecked:
+                time.sleep(0.05)
+                continue
+            wrong = [f"node {self.nodes.there[node]}: {problem}" for node, problem in self.nodes.refused.items()]
+            if not wrong and (misfit := self.nodes.misfit()):
+                if time.monotonic() > deadline:
+                    raise RunFolderError(misfit)
+                time.sleep(1.0)
+                self.asked = -math.inf
+                continue
+            break
+        if wrong:
+            raise RunFolderError("\n".join(("Nothing was started, for the nodes are not ready:", *wrong)))
+
+    def look(self) -> None:
+        """Take note of machines that joined, were lost, or have passed the pre-flight."""
+        for node, found in self.preflight.answers():
+            self.nodes.checked(node, "; ".join(found) or None)
+        if time.monotonic() - self.asked > NODES_SECONDS:
+            self.asked = time.monotonic()
+            for new in self.nodes.update(self.alive()):
+                self.preflight.begin(new.id, new.resources.get("GPU", 0.0))
+
+    def hand(self, trial: str) -> None:
+        """A trial is given to the cluster."""
+        self.handed[trial] = (time.monotonic(), self.run.trial(trial).read_status().get("attempts", 0))
+
+    def ended(self, trial: str) -> None:
+        """A trial is no longer in the cluster's hands."""
+        self.handed.pop(trial, None)
+
+    def tell(self) -> None:
+        """Keep what people should know of the cluster, and why trials wait, in the run folder where it changes."""
+        late = 0
+        for trial, (since, attempts) in list(self.handed.items()):
+            if self.run.trial(trial).read_status().get("attempts", 0) > attempts:
+                del self.handed[trial]
+            elif time.monotonic() - since > START_SECONDS:
+                late += 1
+        notes = self.nodes.notes(late) + ([] if self.preflight.locks else [LOCKS_NOTE])
+        if notes != self.notes or not self.run.cluster.exists():
+            self.notes = notes
+            nodes = [{"name": node.name, **node.resources} for node in self.nodes.there.values()]
+            write_json(self.run.cluster, {"nodes": nodes, "notes": notes, "updated": time.time()})

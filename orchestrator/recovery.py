@@ -1,0 +1,75 @@
+"""What is left after a crash: a journal made usable again, and trial folders that know more than it, or less."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from orchestrator.runs import RunFolder, TrialFolder, read_json
+from orchestrator.space import Space, optuna_params
+
+RECORDED = ("completed", "pruned", "diverged")  # ends that leave all their numbers in the folder
+
+
+def repair(journal: Path) -> None:
+    """Make a journal usable after a crash of its only writer: cut off what is torn, and a lock nobody holds.
+
+    Only for the holder of the run folder's lock. What is cut off is kept beside the journal; the trials it spoke of are
+    found again by their folders.
+    """
+    Path(f"{journal}.lock").unlink(missing_ok=True)
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    whole = _intact_length(content)
+    if whole == len(content):
+        return
+    with journal.with_name(f"{journal.name}.torn").open("ab") as file:
+        file.write(content[whole:] + b"\n")
+    with journal.open("rb+") as file:
+        file.truncate(whole)
+        os.fsync(file.fileno())
+
+
+def _intact_length(content: bytes) -> int:
+    """The length of the lines before the first that is no JSON object: a later one may build on it."""
+    length = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            good = line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        except ValueError:
+            good = False
+        if not good:
+            break
+        length += len(line)
+    return length
+
+
+def intact(folder: TrialFolder, state: str, steps: int | None = None) -> bool:
+    """Whether the folder of a trial that ended in `state` still holds all that it measured.
+
+    It does not where a file was cut short or lost, or where the sweep now asks for more `steps` than were trained.
+    """
+    if state not in RECORDED:
+        return True
+    status, recorded = folder.read_status(), read_json(folder.config)
+    if status.get("state") != state or recorded is None:
+        return False
+    trained = recorded["config"]["train"]["steps"] if state == "completed" else status.get("step")
+    if state == "completed" and steps is not None and recorded["config"]["train"]["steps"] < steps:
+        return False
+    return folder.last_step() == trained
+
+
+def handed_out(run: RunFolder, trial: str, space: Space) -> dict[str, Any] | None:
+    """What a trial's folder says it was asked to do, where the journal has forgotten it; None where it says nothing.
+
+    The parameters are under `fixed`, in Optuna's names.
+    """
+    recorded = read_json(run.trial(trial).config)
+    if recorded is None:
+        return None
+    try:
+        return {**recorded, "fixed": optuna_params(space, recorded["params"])}
+    except (KeyError, ValueError):  # of another space: the trial's own check will refuse the folder
+        return None

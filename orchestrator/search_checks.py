@@ -1,0 +1,103 @@
+"""Checks of how a sweep searches: samplers, pruners, objectives and spaces that do not go together are refused."""
+
+import math
+from collections.abc import Iterator
+
+from aiqn_core.config import ConfigError, Problem, nearest
+from orchestrator.document import Document
+from orchestrator.rungs import COMPARING, HALVING, completed, inner, rungs
+from orchestrator.sections import Arm, OwnSections, Search
+from orchestrator.space import Number, grid, partial_params
+
+LEARNING = ("tpe", "gp")  # samplers that read trials they did not propose
+SEVERAL = ("random", "grid", "qmc", "tpe", "gp", "nsga2", "nsga3")  # that take several objectives
+
+
+def check_search(document: Document, own: OwnSections, arms: dict[str, Arm]) -> None:
+    from orchestrator.samplers import pruner_problems, sampler_problems  # imports Optuna, which takes 0.4 s
+
+    search = own.search
+    problems = [*sampler_problems(search.sampler), *pruner_problems(search.pruner, search.objective.direction)]
+    trials_known = not any(mistake.path.startswith("search") for mistake in document.mistakes)
+    if own.final is not None and own.final.top > search.trials and trials_known:
+        message = f"saw {own.final.top}, expected at most search.trials = {search.trials}"
+        problems.append(Problem("final.top", message))
+    if own.budget.gpu_hours is not None and own.resources.gpu == 0:
+        message = f"saw {own.budget.gpu_hours:g}, but resources.gpu is 0: nothing would ever be spent"
+        problems.append(Problem("budget.gpu_hours", f"{message}; expected budget.hours, or trials with a GPU"))
+    if not problems:
+        problems += _objective_problems(search)
+        for arm in arms.values():
+            problems += [*_sampler_and_space(search, arm), *_pruner_and_steps(search, arm)]
+        problems += _enqueue_problems(search, arms)
+    for problem in problems:
+        document.complain(*problem)
+
+
+def _objective_problems(search: Search) -> Iterator[Problem]:
+    sampler, pruner, count = search.sampler["name"], search.pruner["name"], len(search.objectives)
+    if count > 1 and pruner != "none":
+        message = f"saw {pruner!r} with {count} objectives, but a trial can be stopped early by one only; expected none"
+        yield Problem("search.pruner", message)
+    if count > 1 and sampler not in SEVERAL:
+        yield Problem("search.sampler", f"saw {sampler!r} with {count} objectives; valid: {', '.join(SEVERAL)}")
+    if count == 1 and sampler == "nsga3":
+        message = "saw 'nsga3' with one objective; expected several, or nsga2, which takes one"
+        yield Problem("search.sampler", message)
+    if search.earlier is not None and sampler not in LEARNING:
+        message = f"saw {search.earlier!r}, but {sampler} learns nothing from earlier trials"
+        yield Problem("search.from", f"{message}; expected a sampler among: {', '.join(LEARNING)}")
+
+
+def _sampler_and_space(search: Search, arm: Arm) -> Iterator[Problem]:
+    sampler = search.sampler["name"]
+    if sampler == "grid":
+        try:
+            size = len(grid(arm.space))
+        except ConfigError as error:
+            yield from error.problems
+            return
+        if size < search.trials:
+            message = f"saw {search.trials}, but the grid of arm {arm.name} has {size} points; expected at most {size}"
+            yield Problem("search.trials", message)
+    if sampler == "cmaes":
+        numbers = [d for d in arm.space.dimensions if isinstance(d, Number) and d.low < d.high]
+        if len(numbers) < 2:
+            message = f"saw 'cmaes', which searches ranges that are always open, of which arm {arm.name} has"
+            yield Problem("search.sampler", f"{message} {len(numbers)}; expected at least 2, or tpe")
+
+
+def _pruner_and_steps(search: Search, arm: Arm) -> Iterator[Problem]:
+    every, steps = arm.base["evaluate"]["every"], arm.base["train"]["steps"]
+    if type(every) is not int or type(steps) is not int or every < 1 or steps < 1:
+        return  # told already
+    settings = completed(search.pruner, every, steps)
+    settings = (inner(settings) or settings) if settings["name"] == "patient" else settings
+    name, evaluations = settings["name"], math.ceil(steps / every)
+    never = name in HALVING and not rungs(settings, every, steps)
+    if never or (name in COMPARING and settings.get("n_warmup_steps", 0) >= steps):
+        message = f"saw {name}, which decides nothing before step {steps}, the last of arm {arm.name}"
+        yield Problem("search.pruner", f"{message}; expected evaluations, and decisions, before it")
+    if name == "hyperband" and settings["max_resource"] < settings["min_resource"]:
+        message = f"saw max_resource {settings['max_resource']}, expected at least {settings['min_resource']}"
+        yield Problem("search.pruner", message)
+    if name == "wilcoxon":
+        needed = math.ceil(math.log2(1 / max(settings.get("p_threshold", 0.1), 1e-9)))
+        if evaluations <= needed:
+            message = f"saw wilcoxon, whose test needs more than {needed} evaluations to stop anything"
+            yield Problem("search.pruner", f"{message}, but a trial of arm {arm.name} has {evaluations}")
+
+
+def _enqueue_problems(search: Search, arms: dict[str, Arm]) -> Iterator[Problem]:
+    for name, configurations in (search.enqueue or {}).items():
+        if name not in arms:
+            yield Problem(f"search.enqueue.{name}", f"names no arm; {nearest(name, list(arms))}")
+            continue
+        if len(configurations) > search.trials:
+            message = f"saw {len(configurations)} configurations, expected at most search.trials = {search.trials}"
+            yield Problem(f"search.enqueue.{name}", message)
+        for i, params in enumerate(configurations):
+            try:
+                partial_params(arms[name].space, params)
+            except ValueError as error:
+                yield Problem(f"search.enqueue.{name}[{i}]", str(error))

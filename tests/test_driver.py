@@ -1,0 +1,190 @@
+"""The driver over a real ledger, with a cluster that is only said to be there."""
+
+import errno
+import os
+import time
+
+import pytest
+from test_ledger import SWEEP, score, start
+
+from orchestrator import driver as driver_module
+from orchestrator.control import take_requests
+from orchestrator.driver import Driver, Outside
+from orchestrator.ledger import Ledger
+from orchestrator.live import View
+from orchestrator.nodes import Node, Nodes
+from orchestrator.runs import RunFolder, StorageError, read_json, write_json
+from orchestrator.sweep import load_sweep
+
+TEXT = SWEEP.replace("PRUNER", "none").replace("SAMPLER", "random")
+
+
+class Machines:
+    """Two machines, each for one trial; those in `gone` were lost."""
+
+    def __init__(self, need):
+        self.nodes, self.notes, self.gone = Nodes(need), [], set()
+        self.look()
+
+    def alive(self):
+        return [Node(name, name, {"CPU": 1.0}) for name in ("left", "right") if name not in self.gone]
+
+    def look(self):
+        for new in self.nodes.update(self.alive()):
+            self.nodes.checked(new.id, None)
+
+    def hand(self, trial):
+        """Nothing."""
+
+    def ended(self, trial):
+        """Nothing."""
+
+    def tell(self):
+        """Nothing."""
+
+
+class World:
+    """What the driver was asked to do outside, and what it is told."""
+
+    def __init__(self):
+        self.killed, self.interrupted = [], False
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def open_driver(tmp_path, world, monkeypatch):
+    monkeypatch.setattr(driver_module, "TICK_SECONDS", 0.0)
+    monkeypatch.setattr(driver_module, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(driver_module, "LOST_SECONDS", 0.0)
+
+    def open_(more=""):
+        path = tmp_path / "study.yaml"
+        path.write_text(TEXT + more)
+        run = RunFolder(tmp_path / "runs" / "study")
+        run.path.mkdir(parents=True, exist_ok=True)
+        sweep = load_sweep(path)
+        outside = Outside(world.killed.append, lambda: world.interrupted, lambda: None)
+        return Driver(Ledger(run, sweep), View(), Machines(sweep.resources), outside)
+
+    return open_
+
+
+def evaluate(driver, ray_id, assignment, step=2):
+    record = {"step": step, "time": 1.0, "samples": 11, "fd_lite0": score(assignment, step)}
+    driver.ledger.run.trial(assignment.id).append_metrics([record])
+    return driver.result(ray_id, record)
+
+
+def begin(driver, ray_id, node="left"):
+    assignment = driver.suggest(ray_id)
+    start(driver.ledger, assignment).update_status(node=node, pid=1)
+    return assignment
+
+
+def test_as_many_trials_as_there_is_room(open_driver):
+    driver = open_driver()
+    assert begin(driver, "a").id == "pixelcnn-search-0"
+    assert begin(driver, "b").id == "pixeliqn-search-0"
+    assert driver.suggest("c") is None
+    assert not driver.over
+    driver.machines.gone.add("right")
+    driver.tick()
+    assert driver.machines.nodes.capacity == 1
+
+
+def test_a_trial_that_somebody_stops_ends_at_its_next_evaluation(open_driver):
+    driver = open_driver()
+    first, other = begin(driver, "a"), begin(driver, "b")
+    write_json(driver.ledger.run.control / f"stop.{first.id}", {})
+    driver.tick()
+    assert not evaluate(driver, "b", other)
+    assert evaluate(driver, "a", first)
+    driver.ended("a")
+    status = driver.ledger.run.trial(first.id).read_status()
+    assert (status["state"], status["cause"], status["step"]) == ("stopped", "asked to stop", 2)
+    assert driver.ledger.states["pixelcnn", "search"] == {"stopped": 1}
+    assert driver.suggest("c").id == "pixelcnn-search-1"
+
+
+@pytest.mark.parametrize("how", ["request", "signal", "hours"])
+def test_a_sweep_that_is_to_stop_waits_for_the_evaluations_in_progress(open_driver, world, how):
+    driver = open_driver("budget: {hours: 2}\n")
+    first, other = begin(driver, "a"), begin(driver, "b")
+    if how == "request":
+        write_json(driver.ledger.run.control / "stop", {})
+    world.interrupted = how == "signal"
+    driver.spent.seconds = 7201 if how == "hours" else 0.0
+    driver.tick()
+    assert driver.stopping
+    assert driver.suggest("c") is None
+    assert driver.over
+    for ray_id, assignment in (("a", first), ("b", other)):
+        assert not driver.idle
+        assert evaluate(driver, ray_id, assignment)
+        driver.ended(ray_id)
+    assert driver.idle
+    assert take_requests(driver.ledger.run) == (False, [])
+    again = open_driver("budget: {hours: 3}\n")  # they go on with the next start
+    assert [again.suggest(ray_id).id for ray_id in "ab"] == [first.id, other.id]
+
+
+def test_what_is_spent_adds_up_over_starts(open_driver):
+    driver = open_driver("resources: {gpu: 0.5}\n")
+    driver.spent.add(7200.0, 3)
+    driver.spent.write()
+    spent = open_driver("resources: {gpu: 0.5}\nbudget: {gpu_hours: 3}\n").spent
+    assert (spent.seconds, spent.trial_seconds) == (7200.0, 21600.0)
+    assert "budget.gpu_hours: 3 are spent" in spent.over_budget()
+    assert open_driver("resources: {gpu: 0.5}\nbudget: {gpu_hours: 3.1}\n").spent.over_budget() == ""
+
+
+def test_a_trial_dies_of_its_cause_and_a_lost_machine_costs_no_retry(open_driver):
+    driver = open_driver("resources: {retries: 1}\n")
+    trial = begin(driver, "a")
+    for number, (node, cause) in enumerate((("left", "process killed"), ("right", "process killed"))):
+        if number:
+            driver.machines.gone.add("right")
+        driver.ended("a", cause)
+        driver.tick()
+        assert driver.suggest("a").id == trial.id
+        start(driver.ledger, trial).update_status(node="right" if number == 0 else node)
+    causes = [attempt["cause"] for attempt in driver.ledger.rows[trial.id].attempts]
+    assert causes == ["process killed", "node lost"]
+
+
+def test_a_silent_trial_is_ended_and_tried_again(open_driver, world):
+    driver = open_driver("resources: {silent_minutes: 1}\n")
+    trial = begin(driver, "a")
+    folder, then = driver.ledger.run.trial(trial.id), time.time() - 90
+    os.utime(folder.status, (then, then))
+    driver.tick()
+    assert world.killed == []  # it may still end itself, with its stacks in the log
+    then -= 60
+    os.utime(folder.status, (then, then))
+    driver.tick()
+    assert world.killed == ["a"]
+    driver.ended("a", "process killed")
+    driver.tick()
+    assert driver.suggest("b").causes == ["silent"]
+
+
+def test_no_trial_is_blamed_for_a_full_disk(open_driver, monkeypatch):
+    driver = open_driver()
+    trial = begin(driver, "a")
+    journal = driver.ledger.run.journal.read_bytes()
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(driver_module, "write_bytes", full)
+    with pytest.raises(StorageError, match="the storage is full"):
+        driver.ended("a", "disk full")
+    driver.failure = StorageError("full")
+    begun = driver.ledger.run.journal.read_bytes()
+    driver.ended("b")
+    assert driver.ledger.run.journal.read_bytes() == begun == journal
+    assert read_json(driver.ledger.run.trial(trial.id).status)["state"] == "running"
