@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -487,5 +488,16 @@ def dotted(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
 
 
 def settled(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves that are not null, to compare configurations by: what a later version adds starts as null."""
-    return {path: value for path, value in dotted(mapping) if value is not None}
+    """The leaves that are neither null nor the default, to compare configurations by.
+
+    An earlier version has not written the settings that it did not know; it trained as by their defaults.
+    """
+    defaults = _defaults()
+    return {path: value for path, value in dotted(mapping) if value not in (None, defaults.get(path))}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """Dotted path -> default of every setting of a training's sections."""
+    sections = {name: kind for name, kind in get_type_hints(TrainConfig).items() if dataclasses.is_dataclass(kind)}
+    return {join(name, f.name): f.default for name, kind in sections.items() for f in dataclasses.fields(kind)}

@@ -10,6 +10,7 @@ from aiqn_core.config import (
     TrainConfig,
     config_hash,
     dotted,
+    settled,
 )
 
 
@@ -114,3 +115,12 @@ def test_the_hash_names_the_values_and_not_their_order():
 
 def test_dotted_lists_the_leaves():
     assert dict(dotted({"a": {"b": {"c": 5}, "d": 7}, "e": 11})) == {"a.b.c": 5, "a.d": 7, "e": 11}
+
+
+def test_what_an_earlier_version_did_not_know_is_no_difference():
+    config = TrainConfig.from_dict({"data": "digits", "train": {"steps": 70}}).to_dict()
+    before = {**config, "evaluate": {k: v for k, v in config["evaluate"].items() if k not in ("keep_weights", "size")}}
+    assert settled({**before, "evaluate": {**before["evaluate"], "size": 128}}) == settled(config)
+    kept = {**config, "evaluate": {**config["evaluate"], "keep_weights": True}}
+    assert settled(before) != settled(kept)
+    assert settled(config) != settled({**config, "train": {**config["train"], "steps": 71}})
