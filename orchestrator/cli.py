@@ -181,8 +181,11 @@ def stop(
     """
     with plain_errors():
         from orchestrator.control import ask_to_stop
+        from orchestrator.jobs import cancel
+        from orchestrator.runs import RunFolder
 
-        print(ask_to_stop(run, trial))
+        waiting = trial is None and RunFolder(run).owner() is None
+        print((cancel(RunFolder(run)) if waiting else None) or ask_to_stop(run, trial))
 
 
 @app.command()

@@ -12,13 +12,12 @@ from orchestrator.causes import DISK_FULL, KILLED, NODE_LOST, SILENT
 from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
-from orchestrator.machines import Machines
+from orchestrator.machines import Lost, Machines
 from orchestrator.runs import FINISHED, StorageError, read_json, write_bytes, write_json
 from orchestrator.trial import Assignment
 
 TICK_SECONDS = 0.25  # between two looks at the board and at requests
 SLOW_SECONDS = 10.0  # between two looks at the mirror, at silent trials and at the budget
-LOST_SECONDS = 3.0  # how long a machine is given to be known as lost, once a process on it has died
 GRACE_SECONDS = 60.0  # that a silent trial has to end by itself, with the reason in its log
 
 
@@ -38,7 +37,7 @@ class Driver:
         self.ledger, self.view, self.machines, self.outside = ledger, view, machines, outside
         self.trials: dict[str, str] = {}  # Ray's trial id -> ours
         self.again: list[Assignment] = []  # trials whose process died
-        self.died: list[tuple[float, str, str]] = []  # (when, trial, cause): not known yet whether its machine is lost
+        self.died: list[tuple[str, str, Lost]] = []  # (trial, cause, whether its machine is lost, once that is known)
         self.unwanted: set[str] = set()  # trials that somebody asked to stop
         self.stopping = ""  # why, once the sweep is to end before it is complete
         self.failure: Exception | None = None
@@ -98,20 +97,16 @@ class Driver:
             self.machines.nodes.ended(status.get("node"), status.get("cause"))
             self.close(trial)
         else:
-            self.died.append((time.monotonic(), trial, SILENT if self.is_silent(trial) else cause or KILLED))
+            lost = self.machines.lost(status.get("node"))
+            self.died.append((trial, SILENT if self.is_silent(trial) else cause or KILLED, lost))
 
     def settle(self) -> None:
-        """Hand out again what died with its machine, and after a moment what died alone."""
-        if not self.died:
-            return
-        there = {node.id for node in self.machines.alive()}
+        """Hand out again what died, once it is known whether its machine died with it."""
         for death in list(self.died):
-            when, trial, cause = death
-            node = self.ledger.run.trial(trial).read_status().get("node")
-            lost = node is not None and node not in there
-            if lost or time.monotonic() - when > LOST_SECONDS:
+            trial, cause, lost = death
+            if (answer := lost()) is not None:
                 self.died.remove(death)
-                self.close(trial, NODE_LOST if lost else cause)
+                self.close(trial, NODE_LOST if answer else cause)
 
     def close(self, trial: str, cause: str | None = None) -> None:
         retry = self.ledger.close(trial, cause=cause)

@@ -4,17 +4,20 @@ import math
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 from orchestrator.nodes import Node, Nodes
 from orchestrator.preflight import Preflight
 from orchestrator.runs import RunFolder, RunFolderError, write_json
 from orchestrator.sections import Resources
 
+Lost = Callable[[], bool | None]
 NODES_SECONDS = 5.0  # how often the cluster is asked for its machines
 JOIN_SECONDS = 120.0  # how long a cluster is given to grow where no trial fits yet
 LOCKS_NOTE = (
     "the run folder's storage does not show locks to other machines: never start two drivers of one sweep at once"
 )
+LOST_SECONDS = 90.0  # after which a machine that neither answers nor is given up by Ray counts as there
 START_SECONDS = 60.0  # how long a trial may take to start before people are told that it waits
 
 
@@ -27,6 +30,7 @@ class Machines:
         self.asked = -math.inf  # when the cluster was last asked
         self.handed: dict[str, tuple[float, int]] = {}  # trials not yet seen to start: (when, attempts before)
         self.notes: list[str] = []
+        self.told: dict[str, Any] = {}  # what cluster.json holds
 
     def meet(self, interrupted: Callable[[], bool]) -> None:
         """Check the machines that are there; raises RunFolderError with all that is wrong, or where no trial fits."""
@@ -65,6 +69,22 @@ class Machines:
         """A trial is no longer in the cluster's hands."""
         self.handed.pop(trial, None)
 
+    def lost(self, node: str | None) -> Lost:
+        """A call that tells whether a machine is lost, on which a process has just died; None until that is known.
+
+        Ray needs up to a minute to notice that a machine is gone: one that answers a question is not.
+        """
+        if node is None or node not in {there.id for there in self.alive()}:
+            return lambda: node is not None
+        since, answer = time.monotonic(), self.preflight.ask(node, {**self.preflight.asked, "gpu": False, "data": []})
+
+        def lost() -> bool | None:
+            if node not in {there.id for there in self.alive()}:
+                return True
+            return False if isinstance(answer(), dict) or time.monotonic() - since > LOST_SECONDS else None
+
+        return lost
+
     def tell(self) -> None:
         """Keep what people should know of the cluster, and why trials wait, in the run folder where it changes."""
         late = 0
@@ -73,8 +93,8 @@ class Machines:
                 del self.handed[trial]
             elif time.monotonic() - since > START_SECONDS:
                 late += 1
-        notes = self.nodes.notes(late) + ([] if self.preflight.locks else [LOCKS_NOTE])
-        if notes != self.notes or not self.run.cluster.exists():
-            self.notes = notes
-            nodes = [{"name": node.name, **node.resources} for node in self.nodes.there.values()]
-            write_json(self.run.cluster, {"nodes": nodes, "notes": notes, "updated": time.time()})
+        self.notes = self.nodes.notes(late) + ([] if self.preflight.locks else [LOCKS_NOTE])
+        nodes = [{"name": node.name, **node.resources} for node in self.nodes.there.values()]
+        if (told := {"nodes": nodes, "notes": self.notes}) != self.told:
+            self.told = told
+            write_json(self.run.cluster, {**told, "updated": time.time()})

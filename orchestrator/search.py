@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.causes import KILLED, KILLED_FOR_MEMORY, NODE_LOST, PREEMPTED, WORKER_LOST
 from orchestrator.control import take_requests
-from orchestrator.driver import LOST_SECONDS, Driver, Outside, Spent, storage_error
+from orchestrator.driver import Driver, Outside, Spent, storage_error
 from orchestrator.ledger import Ledger
 from orchestrator.live import View
 from orchestrator.machines import Machines
@@ -64,6 +64,7 @@ from ray.util.scheduling_strategies import (  # noqa: E402
 )
 
 RAY_STARTS = 3  # how often it is tried
+VERDICT_SECONDS = 3.0  # between a worker's exception and what follows from it in the others
 
 
 def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = None) -> list[Run]:
@@ -347,7 +348,7 @@ class Team:
     def verdict(self) -> None:
         """Give the watcher a moment to find out that the leader's exception only follows from another worker's."""
         if self.tasks:
-            self.watcher.join(LOST_SECONDS)
+            self.watcher.join(VERDICT_SECONDS)
 
 
 def follow_trial(

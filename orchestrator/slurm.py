@@ -17,6 +17,8 @@ ray=({python} -m ray.scripts.scripts)
 port=$((20000 + SLURM_JOB_ID % 20000))  # nodes may be shared: no two jobs of ours on one port
 scratch=/tmp/aiqn-$SLURM_JOB_ID
 requeue= sweep=
+# Whoever shares these nodes must not be able to run code in our Ray.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 
 # {notice} s before the time limit: finish the evaluations in progress, then wait for the next allocation.
 warned() {{

@@ -2,15 +2,19 @@
 
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+TOKEN = uuid.uuid4().hex
 NETWORK = "10.213.{}.{}"
 
 
@@ -34,8 +38,9 @@ def environment(**more):
     """Of a process that imports this checkout and trains on one thread."""
     own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_") or key == "RAY_TMPDIR"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    # Ray runs trials with niceness 15: on a busy machine they would wait for everything else
+    # Ray asks for a token that all of a cluster share, and runs trials with niceness 15, as if nobody waited for them.
     settings = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     return {**own, **settings, "PATH": path, "PYTHONPATH": str(ROOT), **more}
 
 
@@ -57,7 +62,8 @@ class Machines:
     counter = itertools.count()
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder = folder  # of logs
+        self.scratch = Path(tempfile.mkdtemp(prefix="aq", dir="/tmp"))  # short: Ray puts sockets there
         self.label = f"aq{os.getpid() % 10000}"
         self.network = os.getpid() % 250 + 1
         self.hosts = []
@@ -105,7 +111,7 @@ class Machines:
 
     def ray(self, number, head=None, cpus=1, **variables):
         """A Ray node: the head, or one that joins it."""
-        where = ("--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={self.folder / 'ray'}")
+        where = ("--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={self.scratch}")
         if head is not None:
             where = (f"--address={self.address(head)}:6379",)
         return self.start(
@@ -115,6 +121,12 @@ class Machines:
             log=f"ray-{number}.log",
             **variables,
         )
+
+    def ray_runs(self, number, head=None, **options):
+        """Start a Ray node and wait for it."""
+        node = self.ray(number, head, **options)
+        log = self.folder / f"ray-{number}.log"
+        wait_for(lambda: "Ray runtime started" in log.read_text(), alive=node)
 
     def kill(self, number):
         """Pull the plug: every process on the machine dies at once."""
@@ -130,6 +142,7 @@ class Machines:
         for process in self.processes:
             process.wait(30)
         run("ip", "link", "del", f"{self.label}br")
+        shutil.rmtree(self.scratch)
 
 
 def run(*command, **options):

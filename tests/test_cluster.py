@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,18 +88,12 @@ def sweep_on(machines, number, folder, *options):
     return machines.start(number, *command, log="driver.log", cwd=folder, RAY_ADDRESS=head)
 
 
-def started(machines, number):
-    """Whether a Ray node has said that it runs."""
-    return "Ray runtime started" in (machines.folder / f"ray-{number}.log").read_text()
-
-
 # ---- several nodes -----------------------------------------------------------------------------------------------
 
 
 def test_a_node_is_killed_and_one_is_added_and_nothing_changes(undisturbed, machines, tmp_path):
     for number in (machines.add(), machines.add(), machines.add()):
-        machines.ray(number, head=None if number == 1 else 1)
-        wait_for(lambda: started(machines, number))  # noqa: B023
+        machines.ray_runs(number, head=None if number == 1 else 1)
     folder = tmp_path / "runs" / "study"
     driver = sweep_on(machines, 1, tmp_path)
     hosts = [machines.host(number) for number in (1, 2, 3)]
@@ -128,10 +123,8 @@ def test_a_node_that_is_not_like_the_others_is_refused_by_name(machines, tmp_pat
     for room in ("aiqn_core", "orchestrator", "reports"):
         shutil.copytree(ROOT / room, other / room)
     (other / "aiqn_core" / "losses.py").open("a").write("# changed\n")
-    machines.ray(machines.add())
-    wait_for(lambda: started(machines, 1))
-    machines.ray(machines.add(), head=1, PYTHONPATH=str(other))
-    wait_for(lambda: started(machines, 2))
+    machines.ray_runs(machines.add())
+    machines.ray_runs(machines.add(), head=1, PYTHONPATH=str(other))
     driver = sweep_on(machines, 1, tmp_path)
     assert driver.wait(300) == 2
     said = (tmp_path / "driver.log").read_text()
@@ -151,8 +144,7 @@ def test_a_node_that_is_not_like_the_others_is_refused_by_name(machines, tmp_pat
 
 def test_two_workers_on_two_machines_equal_one(undisturbed, machines, tmp_path):
     for number in (machines.add(), machines.add()):
-        machines.ray(number, head=None if number == 1 else 1)
-        wait_for(lambda: started(machines, number))  # noqa: B023
+        machines.ray_runs(number, head=None if number == 1 else 1)
     options = ("--set", "resources.workers=2", "--set", "search.trials=1", "--set", "final=null")
     driver = sweep_on(machines, 1, tmp_path, *options)
     assert driver.wait(600) == 0, (tmp_path / "driver.log").read_text()
@@ -292,10 +284,11 @@ def test_a_time_limit_too_short_is_outlived_by_requeueing(undisturbed, slurm, tm
 @pytest.fixture
 def job_api(tmp_path):
     """A Ray head with its dashboard on this machine; the address of its Job API."""
+    scratch = tempfile.mkdtemp(prefix="aq", dir="/tmp")  # short: Ray puts sockets there
     port, dashboard = free_port(), free_port()
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
     command += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
-    command += [f"--temp-dir={tmp_path / 'ray'}", "--num-cpus=2", f"--ray-client-server-port={free_port()}"]
+    command += [f"--temp-dir={scratch}", "--num-cpus=2", f"--ray-client-server-port={free_port()}"]
     command += [f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=100000000"]
     elsewhere = tmp_path / "elsewhere"  # so that the code can only come with the job
     elsewhere.mkdir()
@@ -310,6 +303,7 @@ def job_api(tmp_path):
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         end(head)
+        shutil.rmtree(scratch)
 
 
 def test_submit_follow_stop_submit_again_complete(undisturbed, job_api, tmp_path):

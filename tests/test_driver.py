@@ -33,6 +33,9 @@ class Machines:
         for new in self.nodes.update(self.alive()):
             self.nodes.checked(new.id, None)
 
+    def lost(self, node):
+        return lambda: node in self.gone
+
     def hand(self, trial):
         """Nothing."""
 
@@ -59,7 +62,6 @@ def world():
 def open_driver(tmp_path, world, monkeypatch):
     monkeypatch.setattr(driver_module, "TICK_SECONDS", 0.0)
     monkeypatch.setattr(driver_module, "SLOW_SECONDS", 0.0)
-    monkeypatch.setattr(driver_module, "LOST_SECONDS", 0.0)
 
     def open_(more=""):
         path = tmp_path / "study.yaml"
