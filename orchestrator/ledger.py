@@ -62,14 +62,9 @@ class Ledger:
         self.objectives = sweep.search.objectives
         repair(run.journal)
         storage = JournalStorage(JournalFileBackend(str(run.journal)))
+        known = {study.study_name for study in storage.get_all_studies()}
         self.studies = {
-            (arm, stage): optuna.create_study(
-                storage=storage,
-                study_name=f"{arm}/{stage}",
-                directions=[objective.direction for objective in self.objectives],
-                pruner=self._pruner(arm) if stage == "search" else optuna.pruners.NopPruner(),
-                load_if_exists=True,
-            )
+            (arm, stage): self._study(storage, arm, stage, f"{arm}/{stage}" in known)
             for arm in sweep.arms
             for stage in ("search", "final")
         }
@@ -84,6 +79,14 @@ class Ledger:
         for (arm, stage), study in self.studies.items():
             for frozen in study.get_trials(deepcopy=False):
                 self._take_up(arm, stage, frozen)
+
+    def _study(self, storage: JournalStorage, arm: str, stage: str, known: bool) -> optuna.Study:
+        name = f"{arm}/{stage}"
+        pruner = self._pruner(arm) if stage == "search" else optuna.pruners.NopPruner()
+        if known:  # to create it again would write to the journal at every start
+            return optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+        directions = [objective.direction for objective in self.objectives]
+        return optuna.create_study(storage=storage, study_name=name, directions=directions, pruner=pruner)
 
     def _pruner(self, arm: str) -> optuna.pruners.BasePruner:
         base = self.sweep.arms[arm].base

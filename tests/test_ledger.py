@@ -444,7 +444,9 @@ SEVERAL = SWEEP.replace(
 def test_finals_of_several_objectives_are_those_that_nothing_beats(open_ledger):
     ledger = open_ledger(sampler="nsga2", text=SEVERAL)
     values = {}
-    while (item := ledger.next()) is not None and item.stage == "search":
+    while (item := ledger.next()) is not None:
+        if item.stage == "final":
+            continue  # of the arm that is ahead; left in the hands of a worker
         pair = (10 + 7 * item.number % 5, 3 * item.number % 5)  # distances to minimise, scores to maximise
         values[item.arm, item.number] = pair
         folder = start(ledger, item)
