@@ -14,8 +14,11 @@ from aiqn_core.data import ImageData, image_checksum, load_data
 from aiqn_core.pictures import decode, stack
 from aiqn_core.readers import IMAGE_SUFFIXES
 from aiqn_core.reference import cached_reference
+from aiqn_core.sampling import sample
 from aiqn_core.scores import evaluate_images
-from aiqn_core.training import feature_extractor, reference_images
+from aiqn_core.trained import load_trained
+from aiqn_core.training import evaluate, evaluation_draws, feature_extractor, protocol, reference_images
+from aiqn_core.vectors import AIQN, MADE
 
 Images = UInt8[Tensor, "image channel height width"]
 
@@ -31,17 +34,50 @@ class Scored(NamedTuple):
     protocol: dict[str, Any]
 
 
-def evaluate_files(source: Path, against: str, **settings: Any) -> Scored:
+def is_trial(source: Path) -> bool:
+    """Whether a folder is that of a training."""
+    return any((source / name).exists() for name in ("checkpoint.pt", "config.json"))
+
+
+def evaluate_files(source: Path, against: str | None, **settings: Any) -> Scored:
     """Scores of the images in a folder, an archive or a .npy file; `settings` are those of an evaluation.
 
     Raises SamplesError for what holds no such images, ConfigError for settings or data that are wrong.
     """
+    if against is None:
+        raise SamplesError(f"{source}: saw no trial and no --against; expected the data set or folder to compare with")
     images = read_images(source)
-    images = images[: settings.get("samples") or len(images)]
-    if len(images) < 3:
-        raise SamplesError(f"{source}: saw {_counted(len(images))}, expected at least 3")
+    least = settings.get("samples", 3)
+    if len(images) < least:
+        raise SamplesError(f"{source}: saw {_counted(len(images))}, expected at least {least:,}")
+    images = images[: settings.get("samples")]
     config = TrainConfig.from_dict({"evaluate": {"splits": min(10, len(images)), **settings, "samples": len(images)}})
     return _scored(images, against, config.evaluate)
+
+
+def evaluate_trial(folder: Path, against: str | None = None, **settings: Any) -> Scored:
+    """Scores of new samples of a trial's newest averaged weights, by default exactly as its own evaluations.
+
+    `settings` replace those the trial was evaluated with; `against` its data. Raises CheckpointError where there is no
+    such trial, ConfigError for settings or data that are wrong.
+    """
+    trained = load_trained(folder)
+    recorded = trained.config.to_dict()
+    if settings.get("features", recorded["evaluate"]["features"]) != recorded["evaluate"]["features"]:
+        recorded["evaluate"] |= {"size": None, "inception": None}  # of the other features
+    config = TrainConfig.from_dict({**recorded, "evaluate": {**recorded["evaluate"], **settings}})
+    data = load_data(config.data)
+    model = trained.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if against is None:
+        return Scored(evaluate(model, config, data)[0], {**protocol(config, data), "step": trained.step})
+    if not isinstance(data, ImageData) or isinstance(model, AIQN | MADE):
+        raise SamplesError(f"{folder}: saw a model of vectors, scored with its own data alone; leave out --against")
+    tau, label = evaluation_draws(config, data)
+    device = next(model.parameters()).device
+    images = sample(model, len(tau), tau=tau.to(device), label=None if label is None else label.to(device)).cpu()
+    scored = _scored(images, against, config.evaluate)
+    weights = protocol(config, data)["model_weights"]
+    return Scored(scored.scores, {**scored.protocol, "model_weights": weights, "step": trained.step})
 
 
 def _scored(images: Images, against: str, settings: EvaluateConfig) -> Scored:

@@ -1,12 +1,13 @@
-"""The commands of a single trial: train one, sample from it, complete images with it."""
+"""The commands of a single trial: train one, sample from it, complete images with it, score it or any images."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.outcome import INTERRUPTED, TRIALS_FAILED, plain_errors
+from orchestrator.outcome import INTERRUPTED, TRIALS_FAILED, RequestError, plain_errors
 
 trial_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -108,3 +109,36 @@ def inpaint(
         against = f"; two originals are {made.variety:.1f} apart there" if images > 1 else ""
         print(f"diversity: two completions are {made.diversity:.1f} levels apart for each free sub-pixel{against}")
         print(file)
+
+
+@trial_app.command()
+def evaluate(
+    source: Annotated[Path, typer.Argument(metavar="TRIAL|FOLDER|FILE.npy", help="A trial, or images.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="DATASET|FOLDER", help="The real images; a trial has its own data.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="How many; else all, or as many as the trial's own.")] = None,
+    features: Annotated[str | None, typer.Option(help="lite0 or inception.")] = None,
+    inception: Annotated[str | None, typer.Option(metavar="FILE", help="Inception's weights.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images that lite0 sees, in pixels.")] = None,
+    reference: Annotated[int | None, typer.Option(help="How many real images.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score samples by the code that scores trainings, and say how that was done.
+
+    Example: aiqn evaluate samples.npy --against cifar10 --features inception
+    """
+    with plain_errors():
+        from aiqn_core.outside import SamplesError, evaluate_files, evaluate_trial, is_trial, scored_lines
+        from aiqn_core.training import CheckpointError
+
+        given = {"samples": samples, "features": features, "inception": inception, "size": size, "reference": reference}
+        settings = {key: value for key, value in given.items() if value is not None}
+        try:
+            if is_trial(source):
+                scored = evaluate_trial(source, against, **settings)
+            else:
+                scored = evaluate_files(source, against, **settings)
+        except (SamplesError, CheckpointError) as error:
+            raise RequestError(str(error)) from None
+        print(json.dumps(scored._asdict()) if as_json else "\n".join(scored_lines(scored)))

@@ -1,14 +1,19 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
-from aiqn_core.config import ConfigError, DataConfig
+from aiqn_core.config import ConfigError, DataConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.features import Lite0
-from aiqn_core.outside import SamplesError, evaluate_files, read_images, scored_lines
+from aiqn_core.outside import SamplesError, evaluate_files, evaluate_trial, read_images, scored_lines
 from aiqn_core.reference import reference_statistics
 from aiqn_core.scores import evaluate_images
+from aiqn_core.training import train
+from orchestrator.cli import app
 
 SMALL = {"size": 32, "splits": 3, "reference": 41}
 
@@ -48,6 +53,53 @@ def test_against_a_data_set(tmp_path, digits):
     assert lines[0].startswith("fd_lite0 ")
     assert f"{scored.scores['fd_lite0_low']:.4g} to {scored.scores['fd_lite0_high']:.4g}" in lines[0]
     assert "samples: 13" in lines
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    """A tiny training in its folder, and the last record of it."""
+    folder = tmp_path_factory.mktemp("trial")
+    evaluation = {"every": 2, "samples": 13, "size": 32, "splits": 2, "reference": 29, "seed": 5}
+    model = {"name": "pixeliqn", "layers": 1, "planes": 6, "skip_planes": 8}
+    config = TrainConfig.from_dict({"model": model, "train": {"steps": 3, "batch_size": 5}, "evaluate": evaluation})
+    return folder, list(train(config, folder))[-1]
+
+
+def test_a_trial_scores_as_its_own_last_evaluation(trial):
+    folder, last = trial
+    scored = evaluate_trial(folder)
+    assert scored.scores == {key: value for key, value in last.metrics.items() if key in scored.scores}
+    assert {"fd_lite0", "kd_lite0_std", "samples"} <= scored.scores.keys()
+    expected = {"samples": 13, "reference": 29, "step": 3, "model_weights": "averaged", "size": 32}
+    assert expected.items() <= scored.protocol.items()
+
+
+def test_a_trial_against_other_images_and_with_other_settings(trial, tmp_path, digits):
+    real = save_images(tmp_path / "real", digits.test[:17])
+    scored = evaluate_trial(trial[0], str(real), samples=11)
+    assert {"samples": 11, "reference": 17, "reference_set": "folder", "step": 3}.items() <= scored.protocol.items()
+    assert evaluate_trial(trial[0], samples=11).scores["fd_lite0"] != scored.scores["fd_lite0"]
+
+
+def test_the_command(trial, tmp_path, digits, monkeypatch):
+    monkeypatch.delenv("AIQN_INCEPTION", raising=False)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+    printed = json.loads(run(trial[0], "--json").stdout)
+    assert printed["scores"]["fd_lite0"] == trial[1].metrics["fd_lite0"]
+    np.save(tmp_path / "x.npy", digits.test[:7].numpy())
+    shown = run(tmp_path / "x.npy", "--against", "digits", "--size", 32, "--reference", 23)
+    assert (shown.exit_code, "samples: 7" in shown.stdout) == (0, True)
+    for arguments, message in (
+        ((tmp_path / "x.npy",), "saw no trial and no --against"),
+        ((tmp_path / "x.npy", "--against", "digits", "--samples", 8), "saw 7 images, expected at least 8"),
+        ((trial[0], "--features", "inception"), "evaluate.inception: saw none, and $AIQN_INCEPTION is not set"),
+    ):
+        refused = run(*arguments)
+        assert (refused.exit_code, message in refused.stderr) == (2, True)
+        assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 11), (5, 7, 11, 3), (5, 7, 11, 1), (5, 3, 7, 11), (5, 1, 7, 11)])

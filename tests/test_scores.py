@@ -70,6 +70,47 @@ def test_jackknife_of_the_frechet_distance_equals_a_slow_loop(count, real):
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * error, rel=1e-4)
 
 
+@pytest.mark.parametrize(("count", "size", "shift"), [(90, 8, 0.0), (90, 8, 0.5), (25, 40, 0.5)])
+def test_error_bars_hold_the_expected_value_as_often_as_they_say(count, size, shift):
+    """Also with fewer samples than dimensions; the jackknife errs to the side of too wide (Efron and Stein 1981)."""
+    scale = torch.arange(1, size + 1, dtype=torch.float64) ** -0.5
+    reference = reference_statistics(normal(500, size, seed=1) * scale)
+    draws = (normal(300, count, size, seed=2) + shift) * scale
+    for estimates in (
+        [frechet_estimate(x, reference) for x in draws],
+        [kernel_score(x, reference).estimate for x in draws],
+        [inception_estimate(torch.softmax(2 * x, 1), 3) for x in draws],
+    ):
+        expected = np.mean([estimate.value for estimate in estimates])
+        covered = np.mean([estimate.low <= expected <= estimate.high for estimate in estimates])
+        spread = np.std([estimate.value for estimate in estimates])
+        assert covered >= 0.92
+        assert 0.9 <= np.mean([estimate.error for estimate in estimates]) / spread <= 2
+
+
+def test_the_bias_of_the_distance_is_found_where_it_is_known():
+    """Of samples of N(0, I), and with the reference of which the law is known: what more samples would take away."""
+    reference = reference_statistics(normal(4000, 11, seed=1))
+    cov = reference.factor @ reference.factor.T
+    truth = frechet_distance(torch.zeros(11), torch.eye(11), reference.mean, cov)
+    draws = [normal(120, 11, seed=seed) for seed in range(2, 102)]
+    estimates = [frechet_estimate(x, reference) for x in draws]
+    raised = np.mean([estimate.value for estimate in estimates]) - truth
+    assert raised > 20 * truth
+    assert np.mean([estimate.bias for estimate in estimates]) == pytest.approx(raised, rel=0.1)
+    assert np.mean([frechet_infinite(x, reference) for x in draws]) == pytest.approx(truth, abs=0.1 * raised)
+
+
+def test_distance_of_infinite_samples_is_the_line_through_fewer():
+    x, reference = normal(40, 7, seed=1) + 0.3, reference_statistics(normal(101, 7, seed=2))
+    order = torch.from_numpy(np.random.RandomState(0).permutation(40))
+    sizes = [20, 22, 24, 26, 28, 31, 33, 35, 37, 40]
+    distances = [frechet_to_reference(x[order[:size]], reference) for size in sizes]
+    slope, intercept = np.polyfit([1 / size for size in sizes], distances, 1)
+    assert slope > 0
+    assert frechet_infinite(x, reference) == pytest.approx(intercept)
+
+
 def test_jackknife_of_the_kernel_distance_equals_a_slow_loop():
     x, reference = normal(13, 5, seed=1) + 0.3, reference_statistics(normal(29, 5, seed=2))
     estimate = kernel_score(x, reference).estimate
@@ -100,6 +141,49 @@ def test_wrong_images_are_refused():
         evaluate_images(random_images(2), reference_statistics(normal(5, 2)), Halves())
 
 
+# Another implementation
+
+
+class Pooled(torch.nn.Module):
+    """The features that torchmetrics asks for."""
+
+    def __init__(self, extractor, size):
+        super().__init__()
+        self.extractor, self.num_features = extractor, size
+
+    def forward(self, images):
+        return self.extractor(images).pooled
+
+
+def test_distances_equal_those_of_torchmetrics():
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    images, real, extractor = random_images(37, seed=1), random_images(53, seed=2), Halves()
+    fid = FrechetInceptionDistance(Pooled(extractor, 2), input_img_size=(1, 5, 7)).set_dtype(torch.float64)
+    kid = KernelInceptionDistance(Pooled(extractor, 2), subsets=1, subset_size=37)
+    for metric, real_part in ((fid, real), (kid, real[:37])):
+        metric.update(real_part, real=True)
+        metric.update(images, real=False)
+    scores = evaluate_images(images, reference_statistics(extractor(real).pooled), extractor)
+    assert scores["fd_halves"] == pytest.approx(float(fid.compute()), rel=1e-4)
+    mine = kernel_distance(extractor(images).pooled, extractor(real[:37]).pooled)
+    assert mine == pytest.approx(float(kid.compute()[0]), rel=1e-3, abs=1e-6)
+
+
+def test_inception_score_equals_that_of_torchmetrics():
+    from torchmetrics.image.inception import InceptionScore
+
+    logits = normal(40, 7).float()
+    score = InceptionScore(torch.nn.Identity(), splits=4)
+    torch.manual_seed(0)
+    score.update(logits)
+    theirs = float(score.compute()[0])
+    torch.manual_seed(0)  # it shuffles
+    mine = inception_score(logits.softmax(1)[torch.randperm(40)], 4)
+    assert mine.mean == pytest.approx(theirs, rel=1e-5)
+
+
 # All together
 
 
@@ -126,14 +210,16 @@ def test_only_inception_gives_fid():
     assert score_names("lite0") == ("fd_lite0", "is_lite0", "kd_lite0")
 
 
-def test_lite0_distances_rise_with_noise_on_digits(tmp_path):
-    data, extractor = load_data(DataConfig("digits")), Lite0(64, "cpu")
-    reference = cached_reference(data.train[:300], extractor, tmp_path)
-    real = data.train[300:500]
+@pytest.mark.parametrize(("data", "count"), [("digits", 200), ("patches", 150)])
+def test_lite0_distances_rise_with_noise(tmp_path, data, count):
+    images, extractor = load_data(DataConfig(data)).train, Lite0(64, "cpu")
+    reference = cached_reference(images[:300], extractor, tmp_path)
+    real = images[300 : 300 + count]
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
-    levels = [(real.float() + level * noise).round().clamp(0, 255).byte() for level in (0, 16, 32, 64, 128)]
-    scores = [evaluate_images(images, reference, extractor) for images in levels]
+    levels = [(real.float() + level * noise).round().clamp(0, 255).byte() for level in (0, 8, 16, 32, 64, 128)]
+    scores = [evaluate_images(noisy, reference, extractor) for noisy in levels]
     for key in ("fd_lite0", "kd_lite0"):
         values = [score[key] for score in scores]
         assert values == sorted(values)
         assert values[-1] > 5 * values[0]
+    assert scores[-1]["fd_lite0_low"] > scores[0]["fd_lite0_high"]  # can be told apart
