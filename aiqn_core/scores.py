@@ -3,7 +3,12 @@
 An error bar is the interval of the number that these many samples give, the real images being fixed: value -+ 1.96
 standard errors by the jackknife, which leaves out one sample at a time. It is preferred to a bootstrap, which draws
 some samples twice: that makes a covariance of fewer independent samples, and so a larger distance, than was measured.
-Its variance is too large rather than too small, for any statistic and number of samples (Efron and Stein 1981).
+Its variance is too large rather than too small, for any statistic and number of samples (Efron and Stein 1981); the
+interval takes the statistic for normal, and holds somewhat less than 95 % of scores of a few tens of samples.
+
+The bias is what the jackknife says that infinitely many samples would take away. Simulated, it is right within 6 %
+where samples are more than dimensions; where they are fewer it is off by up to a third, to either side. The line of
+`frechet_infinite` then takes away too little, and has twice the spread of the value less its bias.
 """
 
 import math
@@ -144,7 +149,8 @@ def frechet_infinite(features: Float[Tensor, "image feature"], reference: Refere
     for size in sizes:
         shift, part = x[:size].mean(0), projected[:size] - projected[:size].mean(0)
         trace = (x[:size] - shift).square().sum() / (size - 1)
-        root = _spectrum(part / math.sqrt(size - 1)).eigenvalues.sqrt().sum()
+        gram = part @ part.T if size <= part.shape[1] else part.T @ part
+        root = torch.linalg.eigvalsh(gram / (size - 1)).clamp(min=0).sqrt().sum()
         distances.append(float(shift.square().sum() + trace + reference.trace - 2 * root))
     return float(np.polynomial.Polynomial.fit(1 / sizes, distances, 1)(0.0))
 
