@@ -72,6 +72,8 @@ def _describe(
         "arms": {assignment.arm: assignment.config},
         "search": {"trials": 1, "objective": objective},
         "final": None,
+        "resources": {"cpu": 1, "gpu": 0},
+        "tracking": {"uri": None},
     }
     content = {
         "format": FORMAT,

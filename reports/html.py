@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from orchestrator.runs import Run, RunFolder, TrialFolder, write_bytes
+from orchestrator.runs import RunFolder, write_bytes
 from reports import tables
 from reports.answer import answer
 from reports.comparison import comparison, published
@@ -18,25 +18,16 @@ from reports.coordinates import parallel_figures
 from reports.curves import learning_figures
 from reports.figures import GRID, INK, MUTED, PAPER, color
 from reports.formats import to_markdown, write_table
+from reports.pictures import Picture, evenly, picture
 from reports.results import STAGES, Results, last_record, read_results, shown_run
 from reports.rounding import plural, whole
 from reports.search_figures import effect_figures, search_figures
 from reports.search_tables import budget_table, choice_table, importance_table, top_configurations, verdict_table
 from reports.tables import Table
+from reports.trial_page import sample_grid, sample_steps, write_trial_pages
 
 STRIP = 6  # sample grids of a strip over training
 LONG = 12  # rows above which the list of trials that did not complete is folded
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-class Picture(NamedTuple):
-    """An image inside the page."""
-
-    uri: str
-    width: int
-    height: int
-    title: str
-    note: str
 
 
 class Gallery(NamedTuple):
@@ -83,6 +74,7 @@ def write_page(results: Results, folder: Path) -> Path:
         galleries=[gallery(results, arm) for arm in results.arms],
         colors={arm: color(i) for i, arm in enumerate(results.arms)},
         tones={"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER},
+        pages=write_trial_pages(results, folder),
         long=LONG,
         strip=STRIP,
         script=(script := (Path(__file__).parent / "hover.js").read_text(encoding="utf-8")),
@@ -144,38 +136,9 @@ def gallery(results: Results, arm: str) -> Gallery:
     steps = sample_steps(run) if run else []
     if run is None or not steps:
         return Gallery(arm, None, [])
-    grids = [_grid(run, step) for step in steps]
+    grids = [sample_grid(run, step) for step in steps]
     strip = [grid for grid in grids if grid]
-    return Gallery(arm, strip[-1] if strip else None, _evenly(strip, STRIP) if len(strip) > 1 else [])
-
-
-def sample_steps(run: Run) -> list[int]:
-    """The steps at which a trial saved a grid of samples."""
-    folder = TrialFolder(run.folder).samples(0).parent
-    return sorted(int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit())
-
-
-def _grid(run: Run, step: int) -> Picture | None:
-    rows = "a class in each row, " if run.config.get("model", {}).get("conditional") else ""
-    return picture(TrialFolder(run.folder).samples(step), run.arm, f"{rows}{run.id}, seed {run.seed}, step {step:,}")
-
-
-def _evenly(items: list[Picture], limit: int) -> list[Picture]:
-    if len(items) <= limit:
-        return items
-    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
-
-
-def picture(path: Path, title: str, note: str) -> Picture | None:
-    """A PNG file as a data URI with its size in pixels, or None where there is none or it is damaged."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    if not content.startswith(PNG_SIGNATURE) or not content.rstrip(b"\0").endswith(b"IEND\xaeB`\x82"):
-        return None
-    width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
-    return Picture("data:image/png;base64," + base64.b64encode(content).decode(), width, height, title, note)
+    return Gallery(arm, strip[-1] if strip else None, evenly(strip, STRIP) if len(strip) > 1 else [])
 
 
 def _template() -> jinja2.Template:
