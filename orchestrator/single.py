@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from aiqn_core.config import ConfigError, TrainConfig
 from orchestrator.document import Document, SweepError
 from orchestrator.runs import FORMAT, SWEEP_NAME, RunFolder, RunFolderError, TrialFolder, write_bytes, write_json
-from orchestrator.trial import Assignment, run_trial
+from orchestrator.trial import Assignment, check_folder, run_trial
 
 COMMAND = "aiqn train"
 
@@ -64,8 +64,11 @@ def _describe(
 ) -> None:
     """What status and report read: a sweep of one arm with one trial."""
     before = run.read_sweep() if run.sweep_json.exists() else None
-    if before is not None and before["command"] != command:
+    if before is not None and (
+        not before["command"].startswith(COMMAND) or assignment.arm not in before["sweep"]["arms"]
+    ):
         raise RunFolderError(f"{run.path} holds the run of {before['command']!r}; rename the file, or give --runs")
+    check_folder(run.trial(assignment.id), assignment)
     objective = {"metric": config.metrics[0], "direction": "minimize"}
     sweep = {
         "name": run.path.name,
