@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch import multiprocessing as processes
 
 from aiqn_core.config import TrainConfig
 from aiqn_core.data import ImageData, load_data
 from aiqn_core.memory import cap_gpu, out_of_memory
-from aiqn_core.training import evaluate, new_state, train_step
+from aiqn_core.training import evaluate, new_state, steps_of
 
 SCORED = 64  # samples of a calibrating evaluation
-WARM_UP = 2
+WARM_UP = 5  # steps, the last of which is a recorded one on a GPU
 PATIENCE_SECONDS = 600.0  # for all processes to be ready
 GAIN = 0.05  # a trial more on the device must be worth this much more throughput
 
@@ -93,18 +92,17 @@ class _Stepper:
 
     def __init__(self, config: TrainConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.config, self.data = config, load_data(config.data)
+        self.data = load_data(config.data)
         self.state = new_state(config, self.data, device)
-        self.examples = self.data.train.to(device)
         labelled = self.data.train_labels if isinstance(self.data, ImageData) and config.model.conditional else None
-        self.labels = None if labelled is None else labelled.to(device)
-        self.losses: list[Tensor] = []
+        labels = None if labelled is None else labelled.to(device)
+        self.steps, self.done = steps_of(self.state, config, self.data.train.to(device), labels), 0
 
     def timed(self) -> float:
         """Seconds of one step, until the device is done with it."""
         begin = time.perf_counter()
-        train_step(self.state, self.config, self.examples, self.labels, self.losses)
-        float(self.losses.pop())
+        float(self.steps(self.done))
+        self.done += 1
         return time.perf_counter() - begin
 
 

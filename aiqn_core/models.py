@@ -102,6 +102,8 @@ class GatedNetwork(nn.Module):
         """
         self._check(x, tau, label)
         v = 2 * x - 1
+        if x.is_cuda:
+            v = v.contiguous(memory_format=torch.channels_last)
         h = Streams(v, v if self.tau_mode == "local" else None)
         tau = None if tau is None else 2 * tau - 1
         features = []

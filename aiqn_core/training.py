@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from aiqn_core.config import EvaluateConfig, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig, settled
+from aiqn_core.config import EvaluateConfig, TrainConfig, settled
 from aiqn_core.data import COLUMNS, GRID, ImageData, VectorData, load_data, load_vectors
 from aiqn_core.diagnostics import calibration, code_scores
 from aiqn_core.distances import energy_distance, mean_distance, wasserstein1
@@ -23,11 +23,12 @@ from aiqn_core.features import Extractor, Lite0
 from aiqn_core.inception import Inception
 from aiqn_core.losses import bits_per_dim
 from aiqn_core.models import ImageModel, Model, PixelCNN, PixelIQN, build_model, tau_shape
+from aiqn_core.optimizers import build_optimizer
 from aiqn_core.parallel import ALONE, Workers, find_meeting, joined
 from aiqn_core.reference import cached_reference
-from aiqn_core.rmsprop_tf import RMSpropTF
 from aiqn_core.sampling import sample
 from aiqn_core.scores import evaluate_images
+from aiqn_core.steps import Steps
 from aiqn_core.vae import VAE
 from aiqn_core.vectors import AIQN, MADE, sample_vectors
 
@@ -99,6 +100,7 @@ def train(config: TrainConfig, folder: Path | str | None = None, workers: Worker
     examples = data.train.to(device)
     labels = data.train_labels.to(device) if isinstance(data, ImageData) and config.model.conditional else None
     log_every = config.train.log_every or max(1, config.train.steps // 100)
+    steps = steps_of(state, config, examples, labels, workers)
     losses: list[Tensor] = []
     started = time.perf_counter()
 
@@ -125,7 +127,8 @@ def train(config: TrainConfig, folder: Path | str | None = None, workers: Worker
     if config.evaluate.initial and not state.history:
         yield evaluated()
     while state.step < config.train.steps:
-        train_step(state, config, examples, labels, losses, workers)
+        losses.append(steps(state.step))
+        state.step += 1
         if is_evaluated(config, state.step):
             yield evaluated()
         elif state.step % log_every == 0:
@@ -151,40 +154,21 @@ def train_step(
     examples: Samples,
     labels: Int64[Tensor, " image"] | None,
     losses: list[Tensor],
-    workers: Workers = ALONE,
 ) -> None:
-    """One optimiser step on a random batch; appends the batch's loss (a scalar on the device) to `losses`."""
-    generator = torch.Generator(examples.device).manual_seed(step_seed(config.seed, state.step))
-    size = config.train.batch_size
-    rows = workers.rows(size)  # of a batch that every worker draws whole, so that it is the same for any number of them
-    index = torch.randint(len(examples), (size,), generator=generator, device=examples.device)[rows]
-    batch = examples[index]
-    tau = draw_tau(config.loss.tau_sampling, (size, *tau_shape(config.model, batch.shape[1:])), generator)[rows]
-    label = labels[index] if labels is not None else None
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(config.optimizer.lr, config.schedule, state.step, config.train.steps)
-    loss = state.model.loss(batch, tau, label, config.loss.kappa)  # type: ignore[arg-type]  # vectors have no labels
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    loss = workers.average(loss, state.model.parameters(), len(batch) / size)
-    if config.train.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.train.clip_norm)
-    state.optimizer.step()
-    update_ema(state.ema, state.model, ema_weight(config.train, state.step))
+    """One optimiser step by itself; appends the batch's loss (a scalar on the device) to `losses`."""
+    losses.append(steps_of(state, config, examples, labels)(state.step))
     state.step += 1
-    losses.append(loss)
 
 
-def draw_tau(sampling: str | None, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "batch *shape"]:
-    """Quantile levels of a batch, uniform at each place and independent of the images, however they are paired."""
-    tau = torch.rand(shape, generator=generator, device=generator.device)
-    if sampling == "stratified":
-        stratum = torch.rand(shape, generator=generator, device=generator.device).argsort(0)
-        return (stratum + tau) / len(tau)
-    if sampling == "antithetic":
-        half = len(tau) // 2
-        tau[half : 2 * half] = 1 - tau[:half]
-    return tau
+def steps_of(
+    state: TrainState,
+    config: TrainConfig,
+    examples: Samples,
+    labels: Int64[Tensor, " image"] | None,
+    workers: Workers = ALONE,
+) -> Steps:
+    """The optimiser steps of a training, to be called with their numbers; examples and labels on its device."""
+    return Steps(state.model, state.ema, state.optimizer, config, examples, labels, workers)
 
 
 def mean_loss(losses: list[Tensor], step: int) -> dict[str, float]:
@@ -195,56 +179,6 @@ def mean_loss(losses: list[Tensor], step: int) -> dict[str, float]:
     if not math.isfinite(loss):
         raise DivergedError(f"the loss is {loss} between steps {step - len(losses)} and {step}")
     return {"loss": loss}
-
-
-def step_seed(seed: int, step: int) -> int:
-    """The seed of one step's random numbers (splitmix64), so that any step can be drawn without those before it."""
-    value = (seed * 0x9E3779B97F4A7C15 + (step + 1) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return (value ^ (value >> 31)) & (2**63 - 1)
-
-
-def learning_rate(lr: float, schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """The learning rate of one step (the first is 0) of `steps`."""
-    if schedule.name == "constant":
-        return lr
-    boundaries = schedule.boundaries or (round(0.4 * steps), round(0.6 * steps))
-    factors = (1.0, *(schedule.factors or ()))
-    return lr * factors[sum(step >= boundary for boundary in boundaries)]
-
-
-def build_optimizer(config: OptimizerConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """The optimiser by name; its arguments were completed by OptimizerConfig."""
-    own: dict[str, Any] = {key: value for key, value in vars(config).items() if value is not None}
-    del own["name"]
-    match config.name:
-        case "rmsprop":
-            return torch.optim.RMSprop(parameters, **own)
-        case "rmsprop_tf":
-            return RMSpropTF(parameters, **own)
-        case "adam":
-            return torch.optim.Adam(parameters, betas=(own.pop("beta1"), own.pop("beta2")), **own)
-        case "sgd":
-            return torch.optim.SGD(parameters, **own)
-
-
-def ema_weight(config: LoopConfig, step: int) -> float:
-    """The decay of the averaged weights at one step, growing as (1 + t) / (10 + t) while that is the smaller."""
-    return min(config.ema_decay, (1 + step) / (10 + step)) if config.ema_warmup else config.ema_decay
-
-
-@torch.no_grad()
-def update_ema(ema: torch.nn.Module, model: torch.nn.Module, weight: float) -> None:
-    """ema <- weight * ema + (1 - weight) * model, for every parameter (Polyak & Juditsky; paper appendix).
-
-    Running statistics, which averaged weights rely on, are averaged with them.
-    """
-    averaged, current = (
-        [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
-        for network in (ema, model)
-    )
-    torch._foreach_lerp_(averaged, current, 1 - weight)
 
 
 def evaluate(
@@ -407,6 +341,8 @@ def new_state(config: TrainConfig, data: Data, device: torch.device) -> TrainSta
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build_model(config.model, data.shape, data.num_classes).to(device)
+    if device.type == "cuda":  # convolutions of bfloat16 on a GPU want planes side by side; a CPU does not care
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # undeclared, documented
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = build_optimizer(config.optimizer, list(model.parameters()))
     return TrainState(model, ema, optimizer, shape=data.shape, num_classes=data.num_classes)

@@ -51,6 +51,10 @@ def inception_problems(settings: EvaluateConfig) -> list[Problem]:
     """What is wrong with the weights that an evaluation asks for."""
     if settings.features != "inception":
         return []
+    named = settings.inception
+    if named is not None and not Path(named).expanduser().is_absolute():
+        message = f"saw {named}, expected a path from the root: trials run in other folders; {Path(named).resolve()}?"
+        return [Problem("evaluate.inception", message)]
     try:
         find_inception(settings.inception)
     except ConfigError as error:

@@ -18,7 +18,7 @@ from aiqn_core.levels import nearest_level, softmax_icdf, to_unit
 from aiqn_core.losses import categorical_nll, huber_quantile_loss
 from aiqn_core.models import PixelCNN, PixelIQN, build_model
 from aiqn_core.sampling import sample
-from aiqn_core.training import update_ema
+from aiqn_core.steps import update_ema
 
 Model = PixelCNN | PixelIQN
 TAU_MODES = ("causal", "local", "paper")

@@ -236,5 +236,7 @@ def test_the_objective_follows_from_the_features(load, mistakes, tmp_path, monke
     assert "evaluate.inception: saw none, and $AIQN_INCEPTION is not set. FID, IS and KID need" in mistake
     (mistake,) = mistakes(images, ["evaluate.features=inception", f"evaluate.inception={tmp_path}/none.pth"])
     assert f"saw {tmp_path}/none.pth, which cannot be read (No such file or directory)" in mistake
+    (mistake,) = mistakes(images, ["evaluate.features=inception", "evaluate.inception=here/none.pth"])
+    assert "saw here/none.pth, expected a path from the root: trials run in other folders; /" in mistake
     (mistake,) = mistakes(images, ["search.objective.metric=fid"])
     assert "which reports no fid; expected another search.objective.metric" in mistake

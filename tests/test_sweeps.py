@@ -9,7 +9,7 @@ import yaml
 
 from aiqn_core.config import ModelConfig
 from aiqn_core.prepared import writing
-from aiqn_core.training import learning_rate
+from aiqn_core.steps import learning_rate
 from orchestrator.ledger import Ledger
 from orchestrator.runs import RunFolder, load_runs
 from orchestrator.sweep import load_sweep

@@ -8,20 +8,16 @@ import torch
 from aiqn_core import training
 from aiqn_core.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from aiqn_core.data import load_data
+from aiqn_core.optimizers import build_optimizer
+from aiqn_core.steps import draw_tau, ema_weight, learning_rate, step_seed, update_ema
 from aiqn_core.training import (
     CheckpointError,
     DivergedError,
-    build_optimizer,
-    draw_tau,
-    ema_weight,
-    learning_rate,
     new_state,
     previous_checkpoint,
     read_checkpoint,
-    step_seed,
     train,
     train_step,
-    update_ema,
 )
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from aiqn_core.config import ConfigError, ModelConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.models import build_model
-from aiqn_core.training import new_state, protocol, train, train_step, update_ema
+from aiqn_core.steps import update_ema
+from aiqn_core.training import new_state, protocol, train, train_step
 from aiqn_core.vectors import AIQN, MADE, MaskedNetwork, mixture, sample_vectors
 
 DIMS = 5
