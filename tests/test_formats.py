@@ -38,7 +38,9 @@ def test_the_same_run_folder_gives_the_same_bytes(finished: RunFolder, tmp_path:
     for path in copy.glob("trials/*/status.json"):  # logs are recorded with the folder's first path
         path.write_text(path.read_text().replace(str(finished.path), str(copy)))
     write_report(copy)
-    written = {path.name: path.read_bytes() for path in finished.report.iterdir()}
-    again = {path.name: path.read_bytes() for path in (copy / "report").iterdir()}
+    written, again = (
+        {path.relative_to(report): path.read_bytes() for path in report.rglob("*") if path.is_file()}
+        for report in (finished.report, copy / "report")
+    )
     assert sorted(written) == sorted(again)
     assert [name for name in written if written[name] != again[name]] == []
