@@ -197,9 +197,10 @@ def test_submitting_twice_queues_once_and_stop_takes_it_back(load, tmp_path, com
 def test_what_slurm_refuses_and_what_makes_no_sense_is_told(load, tmp_path, commands, monkeypatch):
     put, _ = commands
     job = Job(load(SMALL), tmp_path / "runs")
-    with monkeypatch.context() as without, pytest.raises(JobError, match="sbatch: no such command on this machine"):
+    with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path / "nothing"))
-        jobs.submit(job, "slurm", print)
+        with pytest.raises(JobError, match="sbatch: no such command on this machine; submit where it is"):
+            jobs.submit(job, "slurm", print)
     put(sbatch="echo 'sbatch: error: invalid partition' >&2; exit 1")
     with pytest.raises(JobError, match="said: sbatch: error: invalid partition"):
         jobs.submit(job, "slurm", print)
