@@ -492,12 +492,16 @@ def settled(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
     An earlier version has not written the settings that it did not know; it trained as by their defaults.
     """
-    defaults = _defaults()
+    defaults = _dotted_defaults()
     return {path: value for path, value in dotted(mapping) if value not in (None, defaults.get(path))}
 
 
-@functools.cache
-def _defaults() -> dict[str, Any]:
-    """Dotted path -> default of every setting of a training's sections."""
+def section_defaults() -> dict[str, dict[str, Any]]:
+    """Section -> key -> default, as they are written in the classes, before one setting fills in another."""
     sections = {name: kind for name, kind in get_type_hints(TrainConfig).items() if dataclasses.is_dataclass(kind)}
-    return {join(name, f.name): f.default for name, kind in sections.items() for f in dataclasses.fields(kind)}
+    return {name: {f.name: f.default for f in dataclasses.fields(kind)} for name, kind in sections.items()}
+
+
+@functools.cache
+def _dotted_defaults() -> dict[str, Any]:
+    return dict(dotted(section_defaults()))

@@ -1,6 +1,5 @@
 """The sweep file: YAML to a Sweep, with every mistake shown at its line."""
 
-import dataclasses
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
-from aiqn_core.config import VECTOR_DATA, TrainConfig, join, nearest, one_of, score_names
+from aiqn_core.config import VECTOR_DATA, TrainConfig, join, nearest, one_of, score_names, section_defaults
 from orchestrator.checks import check_configurations, check_data_is_there, check_weights_are_there
 from orchestrator.document import KEYS, Document, SweepError
 from orchestrator.runs import NAME
@@ -174,7 +173,7 @@ def _keys_at(location: Iterable[int | str]) -> tuple[str, ...]:
 
 
 def _arms(document: Document) -> dict[str, Arm]:
-    defaults = merge(_training_defaults(), _training_sections(document, document.values, ""))
+    defaults = merge(section_defaults(), _training_sections(document, document.values, ""))
     written = document.values.get("arms")
     if not isinstance(written, dict) or not written:
         seen = f"saw {written!r}" if "arms" in document.values else "missing"
@@ -210,9 +209,3 @@ def _training_sections(document: Document, mapping: Mapping[Any, Any], path: str
             document.complain(join(path, key), f"saw {value!r}, expected a mapping with keys among: {names}")
             del sections[key]
     return sections
-
-
-def _training_defaults() -> dict[str, Any]:
-    """The defaults as they are written in the classes, before one setting fills in another."""
-    sections = {key: get_type_hints(TrainConfig)[key] for key in SECTIONS}
-    return {key: {field.name: field.default for field in dataclasses.fields(kind)} for key, kind in sections.items()}

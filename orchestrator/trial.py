@@ -220,11 +220,12 @@ def check_folder(folder: TrialFolder, assignment: Assignment) -> None:
     changed = {key for key in {**before, **after} if before.get(key) != after.get(key)}
     if not changed:
         return
-    if changed != {"train.steps"} or before["train.steps"] > after["train.steps"]:
+    steps = [config["train"]["steps"] for config in (recorded["config"], assignment.config)]
+    if changed != {"train.steps"} or steps[0] > steps[1]:
         raise RunFolderError(f"{folder.path} holds a trial of another configuration; delete it or rename the sweep")
     from aiqn_core.training import previous_checkpoint, resumable
 
-    if resumable(recorded["config"]) != resumable(assignment.config):
+    if settled(resumable(recorded["config"])) != settled(resumable(assignment.config)):
         for path in (folder.checkpoint, previous_checkpoint(folder.checkpoint), folder.metrics):
             path.unlink(missing_ok=True)
         shutil.rmtree(folder.samples(0).parent, ignore_errors=True)

@@ -7,8 +7,8 @@ import torch
 
 from aiqn_core import memory, training
 from aiqn_core.config import TrainConfig, config_hash
-from orchestrator.runs import RunFolder, RunFolderError, load_runs, read_json
-from orchestrator.trial import Assignment, classify, run_trial
+from orchestrator.runs import RunFolder, RunFolderError, load_runs, read_json, write_json
+from orchestrator.trial import Assignment, check_folder, classify, run_trial
 
 
 @pytest.fixture
@@ -151,3 +151,23 @@ def test_a_trial_keeps_to_its_share_of_a_gpu(run, monkeypatch):
     monkeypatch.setattr(memory, "cap_gpu", shares.append)
     list(run_trial(assignment(steps=2), run, gpu=0.25))
     assert shares == [0.25]
+
+
+def written_by_an_earlier_version(folder, task):
+    """The recorded configuration without a setting that the version of then did not know."""
+    config = {**task.config, "evaluate": {k: v for k, v in task.config["evaluate"].items() if k != "keep_weights"}}
+    write_json(folder.config, {"config": config})
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 1000), (1000, 1007)])  # 1000 steps are the default
+def test_a_longer_training_of_an_earlier_version_keeps_what_it_has(run, before, after):
+    folder = run.trial(assignment().id)
+    folder.path.mkdir(parents=True)
+    written_by_an_earlier_version(folder, assignment(steps=before))
+    folder.checkpoint.write_bytes(b"weights")
+    folder.append_metrics([{"step": 2, "time": 1.0}])
+    check_folder(folder, assignment(steps=after))
+    assert folder.checkpoint.read_bytes() == b"weights"
+    assert folder.read_history() == [{"step": 2, "time": 1.0}]
+    with pytest.raises(RunFolderError, match="another configuration"):
+        check_folder(folder, assignment(steps=before - 1))
