@@ -24,6 +24,7 @@ from reports.rounding import plural, whole
 from reports.search_figures import effect_figures, search_figures
 from reports.search_tables import budget_table, choice_table, importance_table, top_configurations, verdict_table
 from reports.tables import Table
+from reports.templates import environment
 from reports.trial_page import sample_grid, sample_steps, write_trial_pages
 
 STRIP = 6  # sample grids of a strip over training
@@ -142,16 +143,10 @@ def gallery(results: Results, arm: str) -> Gallery:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["rows"] = rows
-    environment.filters["inline"] = Markup  # figures and our script only: nothing in them is from outside unescaped
-    return environment.get_template("report.html.j2")
+    pages = environment()
+    pages.filters["rows"] = rows
+    pages.filters["inline"] = Markup  # figures and our script only: nothing in them is from outside unescaped
+    return pages.get_template("report.html.j2")
 
 
 def rows(table: Table) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 from markupsafe import Markup, escape
 
 from orchestrator.runs import Run, TrialFolder, read_json, write_bytes
@@ -13,6 +12,7 @@ from reports.figures import color
 from reports.pictures import Picture, evenly, picture
 from reports.results import Results, finite, ranked
 from reports.rounding import parameter, rounded
+from reports.templates import environment
 
 TOP = 5  # search trials of each arm with a page; finals all have one
 GRIDS = 8  # pictures of samples over training
@@ -36,7 +36,7 @@ def write_trial_pages(results: Results, folder: Path) -> dict[str, str]:
 
     For the finals and the best search trials of each arm. Drawn without Altair, which takes 50 ms for a figure.
     """
-    template, pages = _template(), {}
+    template, pages = environment().get_template("trial.html.j2"), {}
     for position, arm in enumerate(results.arms):
         for run in (*results.of(arm, "final"), *ranked(results, arm)[:TOP]):
             pages[run.id] = f"trials/{run.id}.html"
@@ -136,14 +136,3 @@ def _leaves(mapping: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
         else:
             leaves.append((name, json.dumps(value) if isinstance(value, list) else value))
     return leaves
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("trial.html.j2")

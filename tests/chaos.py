@@ -36,7 +36,6 @@ arms:
 FINAL
 """
 FINAL = "final: {top: 1, seeds: [0, 1, 7], steps: 24}"
-TIMED = ("time", "seconds", "evaluate_seconds")
 PATIENCE = 600.0  # seconds that anything may take on a busy machine
 
 
@@ -90,21 +89,6 @@ def ended(run):
 def in_training(run):
     """Trials that have measured something and not ended."""
     return [item for item in load_runs(run.path) if item.state == "running"] if run.trials.exists() else []
-
-
-def numbers(run, stage=None):
-    """What every trial was asked and what it measured, without the clocks."""
-    return {
-        item.id: (
-            item.params,
-            item.seed,
-            item.source,
-            item.state,
-            [{key: value for key, value in record.items() if key not in TIMED} for record in item.history],
-        )
-        for item in load_runs(run.path)
-        if stage in (None, item.stage)
-    }
 
 
 def check_ledger(run, trials=17, finals=3):

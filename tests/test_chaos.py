@@ -22,9 +22,9 @@ from chaos import (
     ended,
     folder_of,
     in_training,
-    numbers,
     sweep_text,
 )
+from measured import numbers
 
 from orchestrator.runs import load_runs, read_json
 from orchestrator.status import status_lines

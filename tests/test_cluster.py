@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from machines import ROOT, Machines, end, environment, free_port, run, wait_for
+from measured import history
 
 from orchestrator.runs import RunFolder, load_runs, read_json
 
@@ -37,20 +38,12 @@ arms:
 final: {top: 1, seeds: [0], steps: 800}
 resources: {cpu: 1, retries: 0}
 """
-TIMED = ("time", "seconds", "evaluate_seconds")
 AIQN = (sys.executable, "-m", "orchestrator.cli")
 
 
 def numbers(folder):
     """What every trial measured, without the clocks."""
-    return {
-        item.id: (
-            item.params,
-            item.state,
-            [{key: value for key, value in record.items() if key not in TIMED} for record in item.history],
-        )
-        for item in load_runs(folder)
-    }
+    return {item.id: (item.params, item.state, history(item)) for item in load_runs(folder)}
 
 
 def trials(folder, state):

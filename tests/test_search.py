@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from measured import numbers
 
 from orchestrator.runs import RunFolder, load_runs, read_json
 from orchestrator.tracking import default_uri
@@ -34,7 +35,6 @@ arms:
 final: {top: 1, seeds: [0, 1], steps: 80}
 """
 STARTED: list[subprocess.Popen] = []
-TIMED = ("time", "seconds", "evaluate_seconds")
 
 
 def start(folder, *options, text=SWEEP):
@@ -60,20 +60,6 @@ def finish(process, code):
     output, _ = process.communicate(timeout=500)
     assert process.returncode == code, output
     return output
-
-
-def numbers(run):
-    """What every trial measured, without the clocks."""
-    return {
-        item.id: (
-            item.params,
-            item.seed,
-            item.source,
-            item.state,
-            [{key: value for key, value in record.items() if key not in TIMED} for record in item.history],
-        )
-        for item in load_runs(run.path)
-    }
 
 
 def wait_for(process, condition):
