@@ -141,10 +141,10 @@ def test_two_workers_on_two_machines_equal_one(undisturbed, machines, tmp_path):
     options = ("--set", "resources.workers=2", "--set", "search.trials=1", "--set", "final=null")
     driver = sweep_on(machines, 1, tmp_path, *options)
     assert driver.wait(600) == 0, (tmp_path / "driver.log").read_text()
-    for trial, (params, state, history) in numbers(tmp_path / "runs" / "study").items():
+    for trial, (params, state, records) in numbers(tmp_path / "runs" / "study").items():
         expected_params, _, expected = undisturbed[trial]
         assert (params, state) == (expected_params, "completed")
-        losses = [(record["step"], record["loss"]) for record in history[:10]]
+        losses = [(record["step"], record["loss"]) for record in records[:10]]
         assert [step for step, _ in losses] == [record["step"] for record in expected[:10]]
         assert [loss for _, loss in losses] == pytest.approx([record["loss"] for record in expected[:10]], rel=1e-4)
     log = (tmp_path / "runs" / "study" / "trials" / "made-search-0" / "log.txt").read_text()
