@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep test chaos cluster lint clean
+.PHONY: sweep test chaos cluster bench lint clean
 
 sweep: .venv/installed
 	$(BIN)/aiqn sweep sweeps/quickstart.yaml
@@ -22,6 +22,13 @@ cluster: .venv/installed
 		|| (apt-get update -qq && apt-get install -qq -y iproute2 slurm-wlm munge postgresql curl)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
 	$(BIN)/python -m pytest -m cluster --capture=tee-sys tests/test_cluster.py
+
+# Speed as ratios, and whether the goals are reached: about half an hour on two cores. Numbers also as JSON.
+bench: .venv/installed
+	mkdir -p build/bench
+	for name in sampling training evaluation packing; do \
+		$(BIN)/python benchmarks/$$name.py --json build/bench/$$name.json || exit 1; \
+	done
 
 lint: .venv/installed
 	$(BIN)/ruff check .

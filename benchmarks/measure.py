@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -27,16 +28,33 @@ class Row(NamedTuple):
 NOT_MEASURED = float("nan")
 
 
-def seconds(action: Callable[[], object], repeats: int = 3) -> float:
-    """The median time of an action in seconds, after one that does not count; waits for the GPU."""
+def seconds(action: Callable[[], object], repeats: int = 3, warm_up: int = 1) -> float:
+    """The median time of an action in seconds, after some that do not count; waits for the GPU."""
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(warm_up + repeats):
         synchronize()
         begin = time.perf_counter()
         action()
         synchronize()
         times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:])
+    return statistics.median(times[warm_up:])
+
+
+class Pair(NamedTuple):
+    """Median seconds of two actions, and the median of their ratios."""
+
+    ours: float
+    against: float
+    ratio: float
+
+
+def alternating(ours: Callable[[], object], against: Callable[[], object], repeats: int = 3) -> Pair:
+    """Both in turn, after a round that does not count: what else runs on the machine meets both alike."""
+    for action in (ours, against):
+        action()
+    rounds = [(seconds(ours, 1, warm_up=0), seconds(against, 1, warm_up=0)) for _ in range(repeats)]
+    middle = statistics.median
+    return Pair(middle(a for a, _ in rounds), middle(b for _, b in rounds), middle(a / b for a, b in rounds))
 
 
 def synchronize() -> None:
@@ -48,10 +66,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def matmul_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
-    """Floating-point operations per second of large matrix products, the yardstick of this machine."""
-    left = torch.randn(size, size, device=device(), dtype=dtype)
-    return 2 * size**3 * 10 / seconds(lambda: [left @ left for _ in range(10)])
+PRODUCT = 2048  # rows and columns of the matrices whose product is the yardstick of this machine
+PRODUCT_OPERATIONS = 2 * PRODUCT**3
+
+
+def product(dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+    """A large matrix product to be timed."""
+    left = torch.randn(PRODUCT, PRODUCT, device=device(), dtype=dtype)
+    return lambda: left @ left
 
 
 def machine() -> dict[str, Any]:
@@ -60,6 +82,8 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": processor(),
         "threads": torch.get_num_threads(),
+        # Above the number of cores other work shared them: trust ratios, not seconds.
+        "load": round(os.getloadavg()[0], 1),
         "gpu": gpu,
         "python": platform.python_version(),
         "torch": torch.__version__,

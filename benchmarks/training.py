@@ -3,13 +3,17 @@
 python benchmarks/training.py [--json FILE]        about three minutes on two CPU cores, one on a GPU
 """
 
+import itertools
+import os
+
 import torch
-from measure import NOT_MEASURED, Row, device, matmul_rate, publish, seconds
+from measure import NOT_MEASURED, PRODUCT_OPERATIONS, Row, alternating, device, product, publish, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from aiqn_core.config import ModelConfig, TrainConfig
 from aiqn_core.data import ImageData
-from aiqn_core.training import new_state, train_step
+from aiqn_core.steps import WARM_UP, Steps
+from aiqn_core.training import new_state, steps_of
 
 BATCH = 32
 PAPER_STEPS = 200_000 / 86_400  # a second on one P100 (appendix)
@@ -23,44 +27,51 @@ def images() -> ImageData:
     return ImageData("random", pixels, labels, pixels[:1], labels[:1], 1, "random")
 
 
-def rows_of(name: str) -> list[Row]:
-    """One step of a small model: forward, backward, optimiser and average."""
+def state_of(name: str) -> tuple[Steps, int]:
+    """The steps of a small model, and the floating-point operations of one."""
     model = ModelConfig.preset("small", name=name)
     config = TrainConfig.from_dict({"model": vars(model), "train": {"batch_size": BATCH}})
     data = images()
     state = new_state(config, data, device())
-    pixels, labels = data.train.to(device()), data.train_labels.to(device())
+    steps = steps_of(state, config, data.train.to(device()), None)
     with FlopCounterMode(display=False) as counter:
-        train_step(state, config, pixels, labels, [])
-    operations = counter.get_total_flops()
-    each = seconds(lambda: train_step(state, config, pixels, labels, []), 20 if device().type == "cuda" else 2)
-    rate = matmul_rate()
-    on_cpu = device().type == "cpu"
-    share = Row(
-        f"{name} small, batch {BATCH}: arithmetic",
-        operations / each / 1e9,
-        rate / 1e9,
-        "GFLOP/s",
-        operations / each / rate,
-        ">= 0.6" if on_cpu else "",
-    )
-    steps = Row(
-        f"{name} small, batch {BATCH}: steps, paper on a P100",
-        1 / each,
-        PAPER_STEPS,
-        "steps/s",
-        1 / each / PAPER_STEPS,
-        "",
-    )
-    gpu = Row(
-        f"{name} small, batch {BATCH}: steps on a GPU",
-        NOT_MEASURED if on_cpu else 1 / each,
-        110,
-        "steps/s",
-        NOT_MEASURED if on_cpu else 1 / each / 110,
-        ">= 1",
-    )
-    return [share, steps, gpu]
+        steps(0)
+    return steps, counter.get_total_flops()
+
+
+def rows_of(name: str) -> list[Row]:
+    """One step of a small model: forward, backward, optimiser and average."""
+    steps, operations = state_of(name)
+    number = itertools.count(1)
+    on_gpu = device().type == "cuda"
+    if on_gpu:  # until the step is recorded
+        for _ in range(WARM_UP + 1):
+            steps(next(number))
+    step, against, ratio = alternating(lambda: steps(next(number)), product(), 20 if on_gpu else 3)
+    share = operations / PRODUCT_OPERATIONS / ratio
+    what = f"{name} small, batch {BATCH}"
+    rate = PRODUCT_OPERATIONS / against / 1e9
+    rows = [
+        Row(f"{what}: arithmetic", operations / step / 1e9, rate, "GFLOP/s", share, "" if on_gpu else ">= 0.6"),
+        Row(f"{what}: steps, paper on a P100", 1 / step, PAPER_STEPS, "steps/s", 1 / step / PAPER_STEPS, ""),
+    ]
+    if not on_gpu:
+        none = NOT_MEASURED
+        rows += [Row(f"{what}: steps on a GPU", none, 110, "steps/s", none, ">= 1")]
+        rows += [Row(f"{what}: with torch.compile on a GPU", none, none, "steps/s", none, "")]
+        return rows
+    rows += [Row(f"{what}: steps on a GPU", 1 / step, 110, "steps/s", 1 / step / 110, ">= 1")]
+    return [*rows, compiled_row(name, what, step)]
+
+
+def compiled_row(name: str, what: str, step: float) -> Row:
+    """The same step with torch.compile under the recording."""
+    os.environ["AIQN_COMPILE"] = "1"
+    steps, _ = state_of(name)
+    del os.environ["AIQN_COMPILE"]
+    number = itertools.count(1)
+    fast = seconds(lambda: steps(next(number)), 20, warm_up=WARM_UP + 2)
+    return Row(f"{what}: with torch.compile on a GPU", 1 / fast, 1 / step, "steps/s", step / fast, "")
 
 
 if __name__ == "__main__":

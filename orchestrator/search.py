@@ -6,6 +6,7 @@ comes from the ledger, and Ray's own experiment state is thrown away.
 
 import gc
 import json
+import logging
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.causes import KILLED, KILLED_FOR_MEMORY, NODE_LOST, PREEMPTED, WORKER_LOST
 from orchestrator.control import take_requests
-from orchestrator.driver import Driver, Outside, Spent, storage_error
+from orchestrator.driver import Driver, Outside, Spent, check_space, storage_error
 from orchestrator.ledger import Ledger
 from orchestrator.live import View
 from orchestrator.machines import Machines
@@ -426,11 +427,16 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
         outside = Outside(lambda ray_id: kill(ray_trials[ray_id]), lambda: interrupt.asked, mirror.revive)
         driver = Driver(ledger, view, machines, outside)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, machines.nodes.capacity))
-        tuner(driver, ray_trials, scratch).fit()
-        driver.spent.write()
-        view.update(driver.board())
+        try:
+            tuner(driver, ray_trials, scratch).fit()
+        except Exception as error:  # of Ray itself, as where it cannot keep its state on a full disk
+            driver.failure = driver.failure or error
+        if driver.failure is None:
+            driver.spent.write()
+            view.update(driver.board())
     shutil.rmtree(scratch, ignore_errors=True)
     if driver.failure is not None:
+        check_space(ledger)
         raise driver.failure
     if driver.stopping:
         view.say(driver.stopping)
@@ -471,6 +477,7 @@ def cluster() -> Iterator[None]:
     for attempt in range(1, RAY_STARTS + 1):
         try:
             start_ray()
+            logging.getLogger("ray").setLevel(logging.CRITICAL)  # errors of trials are in their logs
             break
         except Exception as error:  # Ray has no type for it: where the machine is busy, its processes start too late
             ray.shutdown()

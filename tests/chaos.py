@@ -17,8 +17,8 @@ SWEEP = """
 # Does a disturbed sweep end with the numbers of an undisturbed one?
 name: study
 data: digits
-train: {steps: 18, batch_size: 8, ema_decay: 0.9}
-evaluate: {every: 6, samples: 11, splits: 2, size: 32, reference: 50}
+train: {steps: 60, batch_size: 8, ema_decay: 0.9}
+evaluate: {every: 20, samples: 11, splits: 2, size: 32, reference: 50}
 search: {trials: TRIALS, sampler: random, objective: {metric: fd_lite0}, seed: 5}
 resources: {retries: 20}
 arms:
@@ -35,7 +35,7 @@ arms:
       loss.kappa: [0.0, 0.002]
 FINAL
 """
-FINAL = "final: {top: 1, seeds: [0, 1, 7], steps: 24}"
+FINAL = "final: {top: 1, seeds: [0, 1, 7], steps: 80}"
 PATIENCE = 600.0  # seconds that anything may take on a busy machine
 
 

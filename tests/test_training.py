@@ -289,3 +289,15 @@ def test_the_papers_regime_by_name():
     schedule = ScheduleConfig(name="paper_decay")
     rates = [learning_rate(1e-4, schedule, step, 100_000) for step in (0, 119_999, 120_000, 179_999, 180_000, 10**6)]
     assert rates == pytest.approx([1e-4, 1e-4, 3e-5, 3e-5, 1e-5, 1e-5], rel=1e-12)
+
+
+def test_every_trial_of_a_sweep_is_scored_on_the_same_draws():
+    """Rankings share their sampling noise: levels and labels follow evaluate.seed, whatever the trial's own seed is."""
+    data = load_data(small().data)
+    first, other = small(model={"conditional": True}), small("pixelcnn", model={"conditional": True}, seed=7)
+    tau, label = training.evaluation_draws(first, data)
+    again = training.evaluation_draws(other, data)
+    assert torch.equal(tau, again[0])
+    assert torch.equal(label, again[1])
+    changed, _ = training.evaluation_draws(small(evaluate={"seed": 1}), data)
+    assert not torch.equal(tau, changed)
