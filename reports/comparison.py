@@ -100,6 +100,7 @@ def comparison(results: Results) -> Table:
         pd.DataFrame(shown),
         ("Arm", "Configuration"),
         "Configuration",
+        ("Seeds", "Steps", "Samples", "Reference"),
         tuple(notes),
         frozenset({(results.arms.index(leader), f"Final {objective.label}")} if leader else ()),
     )

@@ -145,18 +145,30 @@ def gallery(results: Results, arm: str) -> Gallery:
 def _template() -> jinja2.Template:
     pages = environment()
     pages.filters["rows"] = rows
+    pages.filters["columns"] = columns
+    pages.filters["agreed"] = agreed
     pages.filters["inline"] = Markup  # figures and our script only: nothing in them is from outside unescaped
     return pages.get_template("report.html.j2")
 
 
+def agreed(table: Table) -> dict[str, str]:
+    """The settings that are the same in all of two or more rows, which a caption can say once."""
+    found = {column: table.shown[column].unique() for column in table.settings}
+    return {name: values[0] for name, values in found.items() if len(table.shown) > 1 and len(values) == 1}
+
+
+def columns(table: Table) -> list[str]:
+    """The columns that the page shows."""
+    return [column for column in table.shown.columns if column != table.detail and column not in agreed(table)]
+
+
 def rows(table: Table) -> list[dict[str, Any]]:
     """The rows of a table for the template: cells with their column, whether words and whether bold, and the detail."""
-    columns = [column for column in table.shown.columns if column != table.detail]
     return [
         {
             "cells": [
                 {"column": c, "text": record[c], "words": c in table.text, "strong": (index, c) in table.strong}
-                for c in columns
+                for c in columns(table)
             ],
             "detail": record[table.detail] if table.detail else None,
         }

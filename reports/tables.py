@@ -33,6 +33,7 @@ class Table:
     shown: pd.DataFrame  # strings only
     text: tuple[str, ...] = ()  # columns of `shown` that hold words and are aligned left
     detail: str | None = None  # a column of `shown` that the page sets as a second line
+    settings: tuple[str, ...] = ()  # columns of `shown` that the page says once where all rows agree
     notes: tuple[str, ...] = ()
     strong: frozenset[tuple[int, str]] = frozenset()  # (row, column) of cells in `shown` to set in bold
 
