@@ -61,7 +61,7 @@ def simulate(concurrency: int, trials: int, sampler: str) -> dict[str, float]:
     def fill(now: float) -> None:
         while len(driver.trials) < concurrency:
             ray_id = next(ids)
-            if not isinstance(served("suggest", now, lambda: driver.suggest(ray_id)), dict):  # noqa: B023
+            if served("suggest", now, lambda: driver.suggest(ray_id)) is None:  # noqa: B023
                 return
             quality[ray_id] = draw.uniform(50, 500)
             seconds = TRIAL_SECONDS / EVALUATIONS * draw.uniform(0.8, 1.2)
@@ -73,7 +73,7 @@ def simulate(concurrency: int, trials: int, sampler: str) -> dict[str, float]:
         trial = driver.trials[ray_id]
         score = quality[ray_id] * (1 + 2 / evaluation) + draw.gauss(0, 5)
         record = {"step": 100 * evaluation, "time": now, "loss": 1.0, "samples": 512, "fd_lite0": score}
-        stop = served("report", now, lambda: driver.result(ray_id, record)) == "STOP"  # noqa: B023
+        stop = served("report", now, lambda: driver.result(ray_id, record))  # noqa: B023
         if not stop and evaluation < EVALUATIONS:
             seconds = TRIAL_SECONDS / EVALUATIONS * draw.uniform(0.9, 1.1)
             heapq.heappush(events, (free + seconds, next(order), ray_id, evaluation + 1))
@@ -86,11 +86,14 @@ def simulate(concurrency: int, trials: int, sampler: str) -> dict[str, float]:
 
 
 def make_driver(concurrency: int, trials: int, sampler: str, pruner: str):
+    from orchestrator.driver import Driver, Outside
     from orchestrator.ledger import Ledger
     from orchestrator.live import View
+    from orchestrator.machines import Machines
     from orchestrator.nodes import Node
+    from orchestrator.preflight import Preflight, question
     from orchestrator.runs import RunFolder
-    from orchestrator.search import Driver, open_run
+    from orchestrator.search import ask_here, open_run
     from orchestrator.sweep import load_sweep
 
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
@@ -99,10 +102,12 @@ def make_driver(concurrency: int, trials: int, sampler: str, pruner: str):
     sweep, run = load_sweep(folder / "scale.yaml"), RunFolder(folder / "run")
     run.path.mkdir()
     open_run(run, sweep)
-    driver = Driver(Ledger(run, sweep), View())
-    for node in driver.nodes.update([Node("n", "n", {"CPU": float(concurrency)})]):
-        driver.nodes.checked(node.id, None)
-    return driver
+    node = Node("n", "n", {"CPU": float(concurrency)})
+    machines = Machines(run, sweep.resources, Preflight(question(run, sweep), ask_here), lambda: [node])
+    machines.nodes.update([node])
+    machines.nodes.checked(node.id, None)
+    outside = Outside(kill=lambda ray_id: None, interrupted=lambda: False, revive_mirror=lambda: None)
+    return Driver(Ledger(run, sweep), View(), machines, outside)
 
 
 def write_status(folder, state: str) -> None:

@@ -204,11 +204,20 @@ def shipment(job: Job) -> Iterator[Path]:
 
 
 def follow(jobs: "JobSubmissionClient", name: str, say: Callable[[str], None]) -> "JobDetails":
-    """Say each new line of a job's log until the job has ended; its details then."""
+    """Say each new line of a job's log until the job has ended; its details then.
+
+    Raises JobError where the cluster no longer answers.
+    """
     said = 0
     while True:
-        details = jobs.get_job_info(name)  # before the log, so that a job that has ended has all of it there
-        lines = jobs.get_job_logs(name).splitlines()
+        try:
+            details = jobs.get_job_info(name)  # before the log, so that a job that has ended has all of it there
+            lines = jobs.get_job_logs(name).splitlines()
+        except (OSError, RuntimeError) as error:  # `requests` raises OSErrors
+            raise JobError(
+                f"lost the Ray cluster while following {name} ({type(error).__name__}): submit again to follow it, "
+                "or to continue the sweep on another cluster"
+            ) from None
         ended = details.status in ENDED
         complete = lines if ended else lines[:-1]
         for line in complete[said:]:

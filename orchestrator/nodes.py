@@ -112,7 +112,7 @@ class Nodes:
             notes.append(f"trials wait for a node: none that is used holds one ({len(self.there)} there{unchecked})")
         elif waiting:
             notes.append(
-                f"{waiting} trials have waited for over a minute to start: Ray gives their resources to others,"
+                f"trials that wait for over a minute to start: {waiting}. Ray gives their resources to others,"
                 " or is slow to start their processes; see `ray status`"
             )
         return notes

@@ -398,6 +398,8 @@ def ask_by_task(node: str, asked: Mapping[str, Any]) -> Answer:
             return None
         try:
             return ray.get(task)
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+            return None  # the machine is going, or its process was killed: nothing that it says of our code
         except Exception as error:
             return error
 

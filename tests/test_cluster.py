@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from machines import ROOT, Machines, end, environment, free_port, run, wait_for
+from hosts import ROOT, Machines, end, environment, free_port, run, wait_for
 from measured import history
 
 from orchestrator.runs import RunFolder, load_runs, read_json

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 from sweep_files import SMALL
 
@@ -274,6 +275,16 @@ def test_logs_are_followed_line_by_line_and_the_exit_code_passed_on(monkeypatch)
         assert jobs.exit_code(jobs.follow(FakeJobs((status, code, "")), "small", said.append)) == expected
     with pytest.raises(JobError, match="before the sweep began: no such image"):
         jobs.exit_code(jobs.follow(FakeJobs(("FAILED", None, "")), "small", said.append))
+
+
+def test_a_cluster_that_goes_away_while_it_is_followed_is_a_plain_error():
+    def gone(name):
+        raise requests.exceptions.ConnectionError("Max retries exceeded")
+
+    cluster = FakeJobs()
+    cluster.get_job_info = gone
+    with pytest.raises(JobError, match=r"lost the Ray cluster while following small \(ConnectionError\): submit again"):
+        jobs.follow(cluster, "small", print)
 
 
 def test_no_job_api_is_a_plain_error_and_a_status(load, tmp_path):

@@ -79,7 +79,7 @@ def test_waiting_is_never_silent():
     known = ready({"cpu": 5}, LARGE)
     assert known.notes() == []
     (line,) = known.notes(waiting=2)
-    assert line.startswith("2 trials have waited for over a minute to start: Ray gives their resources to others")
+    assert line.startswith("trials that wait for over a minute to start: 2. Ray gives their resources to others")
     known.update([SMALL])
     assert known.notes() == ["trials wait for a node: none that is used holds one (1 there, 1 being checked)"]
     known.update([])

@@ -1,0 +1,87 @@
+import pytest
+
+from orchestrator import machines as machines_module
+from orchestrator.machines import Machines
+from orchestrator.nodes import Node
+from orchestrator.runs import RunFolder, RunFolderError, read_json
+from orchestrator.sections import Resources
+
+
+class Preflight:
+    """Nodes answer what the test says."""
+
+    def __init__(self):
+        self.problems, self.locks, self.asked, self.said = [], True, {"gpu": True, "data": ["digits"]}, {}
+        self.questions, self.waiting = [], []
+
+    def ask(self, node, question):
+        self.questions.append((node, question))
+        return lambda: self.said.get(node)
+
+    def begin(self, node, gpus):
+        self.waiting.append(node)
+
+    def answers(self):
+        while self.waiting:
+            node = self.waiting.pop()
+            yield node, self.said.get(node, [])
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Machines of a run folder, with a clock of their own; `there` says which nodes Ray counts."""
+    there = {"left": Node("left", "left", {"CPU": 2.0}), "right": Node("right", "right", {"CPU": 3.0})}
+    made = Machines(RunFolder(tmp_path), Resources(), Preflight(), lambda: list(there.values()))
+    clock = [1000.0]
+    monkeypatch.setattr(machines_module.time, "monotonic", lambda: clock[0])
+    return made, there, clock
+
+
+def test_a_node_that_answers_is_not_lost_and_one_that_ray_gives_up_is(cluster):
+    made, there, clock = cluster
+    lost = made.lost("left")
+    assert made.preflight.questions == [("left", {"gpu": False, "data": []})]  # only whether it is there
+    assert lost() is None
+    clock[0] += 30
+    assert lost() is None  # Ray may need long to notice: nothing is decided, and no retry spent, meanwhile
+    made.preflight.said["left"] = {"host": "left"}
+    assert lost() is False
+    gone = made.lost("right")
+    assert gone() is None
+    del there["right"]
+    assert gone() is True
+    assert made.lost("right")() is True
+    assert made.lost(None)() is False  # it never got as far as a node
+
+
+def test_a_node_that_neither_answers_nor_is_given_up_counts_as_there(cluster):
+    made, _, clock = cluster
+    lost = made.lost("left")
+    clock[0] += machines_module.LOST_SECONDS + 1
+    assert lost() is False
+
+
+def test_what_is_wrong_is_told_at_once_with_the_node(cluster):
+    made, _, _ = cluster
+    made.preflight.said = {"right": ["it has torch 1.0"]}
+    with pytest.raises(RunFolderError, match=r"node right \(3 CPU, 0 GPU\): it has torch 1.0"):
+        made.meet(lambda: False)
+
+
+def test_the_run_folder_says_which_nodes_there_are_and_why_trials_wait(cluster):
+    made, there, clock = cluster
+    made.meet(lambda: False)
+    made.tell()
+    assert [node["name"] for node in read_json(made.run.cluster)["nodes"]] == ["left", "right"]
+    made.hand("cnn-search-0")
+    clock[0] += machines_module.START_SECONDS + 1
+    del there["left"]
+    made.look()
+    made.tell()
+    told = read_json(made.run.cluster)
+    assert [node["name"] for node in told["nodes"]] == ["right"]
+    (note,) = told["notes"]
+    assert note.startswith("trials that wait for over a minute to start: 1. ")
+    made.ended("cnn-search-0")
+    made.tell()
+    assert read_json(made.run.cluster)["notes"] == []
