@@ -271,6 +271,21 @@ def test_a_time_limit_too_short_is_outlived_by_requeueing(undisturbed, slurm, tm
     assert numbers(folder) == numbers(local / "runs" / "study")
 
 
+def test_a_stopped_job_in_the_queue_is_taken_back(slurm, tmp_path):
+    """`aiqn stop` of a job that waits: there is no driver that could be asked."""
+    (tmp_path / "study.yaml").write_text(SWEEP)
+    folder = tmp_path / "runs" / "study"
+    run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    submit = [*AIQN, "submit", "study.yaml", "--to", "slurm", "--set", "cluster.cpus=1"]
+    assert subprocess.run(submit, cwd=tmp_path, env=environment(), capture_output=True).returncode == 0
+    status = subprocess.run([*AIQN, "status", str(folder)], env=environment(), capture_output=True, text=True)
+    assert "submitted to slurm as" in status.stdout
+    assert "PENDING" in status.stdout
+    stop = subprocess.run([*AIQN, "stop", str(folder)], env=environment(), capture_output=True, text=True)
+    assert "cancelled Slurm job" in stop.stdout
+    assert run("squeue", "--noheader") == ""
+
+
 # ---- Ray's Job API -----------------------------------------------------------------------------------------------
 
 
@@ -400,18 +415,3 @@ def test_two_sweeps_write_to_one_server_at_once(undisturbed, mlflow_server, tmp_
         assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"sweep.yaml", "report"}
         assert numbers(folder) == undisturbed
     assert list((tmp_path / "artifacts").rglob("sweep.yaml"))  # proxied: only the server writes there
-
-
-def test_a_stopped_job_in_the_queue_is_taken_back(slurm, tmp_path):
-    """`aiqn stop` of a job that waits: there is no driver that could be asked."""
-    (tmp_path / "study.yaml").write_text(SWEEP)
-    folder = tmp_path / "runs" / "study"
-    run("scontrol", "update", "PartitionName=main", "State=DOWN")
-    submit = [*AIQN, "submit", "study.yaml", "--to", "slurm", "--set", "cluster.cpus=1"]
-    assert subprocess.run(submit, cwd=tmp_path, env=environment(), capture_output=True).returncode == 0
-    status = subprocess.run([*AIQN, "status", str(folder)], env=environment(), capture_output=True, text=True)
-    assert "submitted to slurm as" in status.stdout
-    assert "PENDING" in status.stdout
-    stop = subprocess.run([*AIQN, "stop", str(folder)], env=environment(), capture_output=True, text=True)
-    assert "cancelled Slurm job" in stop.stdout
-    assert run("squeue", "--noheader") == ""
