@@ -13,6 +13,7 @@ from reports.results import Metric, Results
 from reports.rounding import configuration, parameter, rounded
 
 LOG_RATIO = 4.0
+BUDGETS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))  # ticks
 MOST_BUDGETS = 60  # points of the best-of-n curve
 BINS = 8  # of a parameter's values, for the median in each
 MOST_UPRIGHT = 5  # labels beside each other
@@ -75,7 +76,11 @@ def order_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     frame = pd.DataFrame(rows)
     if frame.empty or frame["value"].isna().all():
         return None
-    base = alt.Chart(frame).encode(x=_x("number:Q", "search trial"), color=_colors(list(found)))
+    last = int(frame["number"].max())
+    step = next(step for step in BUDGETS if last <= 6 * step)
+    ticks = [1, *range(step, last + 1, step)] if step > 1 else list(range(1, last + 1))
+    x = alt.X("number:Q", scale=alt.Scale(nice=False), axis=_axis("search trial", values=ticks, format=",d"))
+    base = alt.Chart(frame).encode(x=x, color=_colors(list(found)))
     points = base.transform_filter("isValid(datum.value)").mark_point(filled=True, size=22, opacity=0.5)
     line = base.transform_filter("isValid(datum.best)").mark_line(interpolate="step-after", strokeWidth=2.2, aria=False)
     y = _y("value:Q", frame["value"])
@@ -95,8 +100,9 @@ def budget_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     frame = pd.DataFrame(rows).dropna(subset=["median"]) if rows else pd.DataFrame()
     if frame.empty:
         return None
-    scale = alt.Scale(type="log", nice=False)
-    base = alt.Chart(frame).encode(x=_x("n:Q", "search trials", scale), color=_colors(list(found)))
+    ticks = [budget for budget in BUDGETS if budget <= frame["n"].max()]
+    x = alt.X("n:Q", scale=alt.Scale(type="log", nice=False), axis=_axis("search trials", values=ticks, format=",d"))
+    base = alt.Chart(frame).encode(x=x, color=_colors(list(found)))
     both = pd.concat([frame["low"], frame["high"]])
     layers = [
         base.mark_area(opacity=1, fillOpacity=0.15, aria=False).encode(y=_y("low:Q", both), y2="high:Q"),
@@ -130,7 +136,7 @@ def robustness_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     points = chart.mark_point(filled=True, size=12, opacity=1).encode(description="label:N")
     y = alt.Y("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
     scale = _scale(frame["value"], reverse=not metric.lower_is_better)
-    x = _x("value:Q", metric.label, scale)
+    x = alt.X("value:Q", scale=scale, axis=_axis(metric.label, labelOverlap="greedy", format="~r"))
     return _drawn([layer.encode(x=x, y=y, color=_colors(list(found))) for layer in (line, points)], metric)
 
 
@@ -188,9 +194,8 @@ def _drawn(layers: list[Any], metric: Metric) -> Any:
     return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 
 
-def _x(field: str, title: str, scale: Any = None) -> Any:
-    axis = alt.Axis(grid=False, tickCount=6, format="~s" if field != "value:Q" else "~r", titleColor=MUTED)
-    return alt.X(field, title=title, scale=scale or alt.Scale(nice=False), axis=axis)
+def _axis(title: str, **changes: Any) -> Any:
+    return alt.Axis(title=title, grid=False, tickCount=6, titleColor=MUTED, **changes)
 
 
 def _y(field: str, values: pd.Series) -> Any:

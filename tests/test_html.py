@@ -48,6 +48,20 @@ def test_the_page_tells_the_story_in_order(finished: RunFolder) -> None:
     assert "pixelcnn-search-3 (failed)" in text  # hover titles
 
 
+def test_settings_that_all_arms_share_are_said_once(folder: RunFolder) -> None:
+    def head() -> str:
+        write_report(folder.path)
+        return page_of(folder).partition("<table")[2].partition("</thead>")[0]
+
+    shared = head()
+    assert "Finals of every arm: seeds 2 of 2, steps 1,500, samples 1,000, reference 1,437</caption>" in shared
+    assert ">Samples<" not in shared
+    final = folder.trial("pixeliqn-final-0").metrics
+    records = [json.loads(line) for line in final.read_text().splitlines()]
+    final.write_text("".join(json.dumps({**one, "samples": 500}) + "\n" for one in records))
+    assert ">Samples<" in head()  # a column of its own again, for it is no longer the same
+
+
 def test_samples_are_those_of_the_lowest_seed_at_its_largest_step(finished: RunFolder) -> None:
     reader = PageReader(page_of(finished))
     assert reader.images == 1 + 2 * (1 + 6)
