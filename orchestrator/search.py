@@ -155,6 +155,7 @@ class LedgerSearcher(Searcher):
         return guarded(self.driver, lambda: self._suggest(trial_id), Searcher.FINISHED)
 
     def _suggest(self, ray_id: str) -> dict[str, Any] | str | None:
+        self.driver.tick()  # with no trial at all Ray does nothing but ask here, for ten minutes on end
         assignment = self.driver.suggest(ray_id)
         if assignment is None:
             return Searcher.FINISHED if self.driver.over else None

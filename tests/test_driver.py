@@ -1,6 +1,7 @@
 """The driver over a real ledger, with a cluster that is only said to be there."""
 
 import errno
+import json
 import os
 import time
 
@@ -15,6 +16,7 @@ from orchestrator.live import View
 from orchestrator.nodes import Node, Nodes
 from orchestrator.runs import RunFolder, StorageError, read_json, write_json
 from orchestrator.sweep import load_sweep
+from orchestrator.trial import Assignment
 
 TEXT = SWEEP.replace("PRUNER", "none").replace("SAMPLER", "random")
 
@@ -156,6 +158,20 @@ def test_a_trial_dies_of_its_cause_and_a_lost_machine_costs_no_retry(open_driver
         start(driver.ledger, trial).update_status(node="right" if number == 0 else node)
     causes = [attempt["cause"] for attempt in driver.ledger.rows[trial.id].attempts]
     assert causes == ["process killed", "node lost"]
+
+
+def test_what_died_is_handed_out_again_though_ray_only_asks_for_trials(open_driver):
+    """As Ray's loop does where no trial is left to run: it does not come to the driver's clock."""
+    from orchestrator.search import LedgerSearcher
+
+    driver, answers = open_driver(), [None, True]
+    died = begin(driver, "a")
+    driver.machines.lost = lambda node: lambda: answers.pop(0)
+    driver.ended("a")
+    searcher = LedgerSearcher(driver)
+    assert Assignment(**json.loads(searcher.suggest("b")["assignment"])).id != died.id  # its end is not yet explained
+    assert Assignment(**json.loads(searcher.suggest("c")["assignment"])).id == died.id
+    assert [attempt["cause"] for attempt in driver.ledger.rows[died.id].attempts] == ["node lost"]
 
 
 def test_a_silent_trial_is_ended_and_tried_again(open_driver, world):
