@@ -1,6 +1,6 @@
 """How large a cluster one driver serves: its real code, with simulated trials whose hours pass in no time.
 
-python benchmarks/scale.py [--json FILE] [--trials 10000] [--concurrency 64 256 1024]      about half an hour
+python benchmarks/scale.py [--json FILE] [--trials 10000] [--concurrency 64 256 1024]      about fifteen minutes
 
 The ledger, the journal, the pruner, the decisions and the board are those of a sweep. Only the trials are simulated: an
 event queue in virtual time says when each of them reports. What an event costs the driver is measured in CPU time, so
@@ -9,6 +9,7 @@ what Ray's own loop adds, which is measured with trials that do nothing (see doc
 """
 
 import argparse
+import atexit
 import heapq
 import itertools
 import json
@@ -96,7 +97,9 @@ def make_driver(concurrency: int, trials: int, sampler: str, pruner: str):
     from orchestrator.search import ask_here, open_run
     from orchestrator.sweep import load_sweep
 
-    folder = Path(tempfile.mkdtemp(prefix="scale-"))
+    scratch = tempfile.TemporaryDirectory(prefix="scale-")
+    atexit.register(scratch.cleanup)
+    folder = Path(scratch.name)
     text = SWEEP.format(trials=trials // 2, sampler=sampler, pruner=pruner, space=SPACE)
     (folder / "scale.yaml").write_text(text)
     sweep, run = load_sweep(folder / "scale.yaml"), RunFolder(folder / "run")
@@ -185,16 +188,19 @@ def main() -> None:
     if given.one:
         print(json.dumps(simulate(given.one, given.trials, given.sampler)))
         return
+    from measure import machine  # torch: not in the memory of those that are measured
+
     found: dict[str, dict[str, float]] = {}
     for concurrency in given.concurrency:
         options = ("--one", str(concurrency), "--trials", str(given.trials), "--sampler", given.sampler)
         found[f"{concurrency} at once"] = apart(*options)
-        print(concurrency, json.dumps(found[f"{concurrency} at once"]), flush=True)
     for sampler in ("random", "tpe"):
-        found[f"{sampler}: ms after so many trials"] = apart("--time-sampler", sampler)
-        print(sampler, json.dumps(found[f"{sampler}: ms after so many trials"]), flush=True)
+        found[f"{sampler}: ms of the next configuration, after so many trials"] = apart("--time-sampler", sampler)
+    print("scale: " + ", ".join(f"{key} {value}" for key, value in machine().items()))
+    for what, numbers in found.items():
+        print(f"{what}: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+        given.json.write_text(json.dumps({"name": "scale", "machine": machine(), "rows": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

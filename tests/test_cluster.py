@@ -25,9 +25,9 @@ SWEEP = """\
 # Does a sweep end with the same numbers wherever it runs?
 name: study
 data: banana2d
-train: {steps: 600, batch_size: 64, ema_decay: 0.9}
+train: {steps: 2000, batch_size: 64, ema_decay: 0.9}
 evaluate: {every: 50, samples: 500, reference: 1000}
-search: {trials: 3, sampler: random, objective: {metric: energy_distance}, seed: 5}
+search: {trials: 6, sampler: random, objective: {metric: energy_distance}, seed: 5}
 arms:
   made:
     model: {name: made, hidden: [32, 32]}
@@ -35,7 +35,7 @@ arms:
   aiqn:
     model: {name: aiqn, hidden: [32, 32]}
     space: {optimizer.lr: {low: 1.0e-3, high: 1.0e-2, log: true}}
-final: {top: 1, seeds: [0], steps: 800}
+final: {top: 1, seeds: [0], steps: 2400}
 resources: {cpu: 1, retries: 0}
 """
 AIQN = (sys.executable, "-m", "orchestrator.cli")
@@ -60,7 +60,7 @@ def undisturbed(tmp_path_factory):
     assert result.returncode == 0, result.stdout + result.stderr
     found = numbers(folder / "runs" / "study")
     assert {state for _, state, _ in found.values()} == {"completed"}
-    assert len(found) == 8
+    assert len(found) == 14
     return found
 
 
@@ -138,7 +138,16 @@ def test_a_node_that_is_not_like_the_others_is_refused_by_name(machines, tmp_pat
 def test_two_workers_on_two_machines_equal_one(undisturbed, machines, tmp_path):
     for number in (machines.add(), machines.add()):
         machines.ray_runs(number, head=None if number == 1 else 1)
-    options = ("--set", "resources.workers=2", "--set", "search.trials=1", "--set", "final=null")
+    options = (
+        "--set",
+        "resources.workers=2",
+        "--set",
+        "search.trials=1",
+        "--set",
+        "train.steps=600",
+        "--set",
+        "final=null",
+    )
     driver = sweep_on(machines, 1, tmp_path, *options)
     assert driver.wait(600) == 0, (tmp_path / "driver.log").read_text()
     for trial, (params, state, records) in numbers(tmp_path / "runs" / "study").items():
@@ -339,7 +348,7 @@ def test_submit_follow_stop_submit_again_complete(undisturbed, job_api, tmp_path
     assert third.wait(600) == 0, (tmp_path / "third.log").read_text()
     assert numbers(folder) == undisturbed
     log = (tmp_path / "third.log").read_text()
-    assert "made search: 3/3 done" in log  # the sweep's own lines, followed
+    assert "made search: 6/6 done" in log  # the sweep's own lines, followed
     # code came with the job, and it knows its commit
     code = json.loads((folder / "trials" / "made-search-0" / "config.json").read_text())["provenance"]["git"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -410,7 +419,7 @@ def test_two_sweeps_write_to_one_server_at_once(undisturbed, mlflow_server, tmp_
             assert mirrored.info.status == "FINISHED"
             history = client.get_metric_history(mirrored.info.run_id, "energy_distance")
             assert [(point.step, point.value) for point in history] == item.curve("energy_distance")
-        assert len(client.search_runs([experiment], "tags.trial != ''")) == len(load_runs(folder)) == 8
+        assert len(client.search_runs([experiment], "tags.trial != ''")) == len(load_runs(folder)) == 14
         (parent,) = client.search_runs([experiment], f"tags.`mlflow.runName` = '{name}'")
         assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"sweep.yaml", "report"}
         assert numbers(folder) == undisturbed
