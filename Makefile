@@ -21,7 +21,7 @@ cluster: .venv/installed
 	command -v ip sbatch munged setpriv curl > /dev/null && ls /usr/lib/postgresql/*/bin/initdb > /dev/null \
 		|| (apt-get update -qq && apt-get install -qq -y iproute2 slurm-wlm munge postgresql curl)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
-	$(BIN)/python -m pytest -m cluster --capture=tee-sys tests/test_cluster.py
+	$(BIN)/python -m pytest -m cluster --capture=tee-sys --durations=0 tests/test_cluster.py
 
 # Speed as ratios, and whether the goals are reached: about half an hour on two cores. Numbers also as JSON.
 bench: .venv/installed

@@ -86,17 +86,20 @@ class VectorData:
 
 def load_data(config: DataConfig) -> ImageData | VectorData:
     """The data of `config.name`: bundled, a density, or prepared; raises ConfigError where there are none."""
-    vectors = {name: functools.partial(load_vectors, name) for name in VECTOR_DATA}
-    loaders: dict[str, Callable[[], ImageData | VectorData]]
-    loaders = {"digits": load_digits, "patches": load_patches, **vectors}
-    if config.name not in loaders:
+    if config.name not in LOADERS:
         if problems := data_problems(config):
             raise ConfigError(problems)
         return load_prepared(config)
     if config.path is not None:
         message = f"saw {config.path!r}, but {config.name} is bundled and read from nowhere else; remove data.path"
         raise ConfigError([Problem("data.path", message)])
-    return loaders[config.name]()
+    return _bundled(config.name)
+
+
+@functools.lru_cache(maxsize=1)
+def _bundled(name: str) -> ImageData | VectorData:
+    """Kept, for a process trains one trial of a sweep after the other on the same data, and nobody changes them."""
+    return LOADERS[name]()
 
 
 def load_prepared(config: DataConfig) -> ImageData:
@@ -151,6 +154,13 @@ def load_vectors(name: str) -> VectorData:
     train, test = vectors[:VECTORS_TRAIN], vectors[VECTORS_TRAIN:]
     true_nll = -float(density.log_prob(test).mean()) / test.shape[1]
     return VectorData(name, train, test, true_nll, image_checksum(train, test))
+
+
+LOADERS: dict[str, Callable[[], ImageData | VectorData]] = {
+    "digits": load_digits,
+    "patches": load_patches,
+    **{name: functools.partial(load_vectors, name) for name in VECTOR_DATA},
+}
 
 
 def histogram(vectors: Float[Tensor, "vector dim"]) -> np.ndarray:

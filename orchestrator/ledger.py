@@ -14,11 +14,11 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.causes import DRIVER_ENDED, KILLED, UNCOUNTED, policy
 from orchestrator.earlier import ATTRIBUTE, tell_earlier
+from orchestrator.journal import Journal
 from orchestrator.ranking import ranked
 from orchestrator.recovery import handed_out, intact, repair
 from orchestrator.rungs import completed, fewest_arrivals
@@ -61,7 +61,8 @@ class Ledger:
         self.run, self.sweep = run, sweep
         self.objectives = sweep.search.objectives
         repair(run.journal)
-        storage = JournalStorage(JournalFileBackend(str(run.journal)))
+        self.journal = Journal(run.journal)
+        storage = JournalStorage(self.journal)
         known = {study.study_name for study in storage.get_all_studies()}
         self.studies = {
             (arm, stage): self._study(storage, arm, stage, f"{arm}/{stage}" in known)
@@ -259,6 +260,7 @@ class Ledger:
         causes = [attempt["cause"] for attempt in attempts or []]
         assignment = Assignment(arm, stage, trial.number, config.to_dict(), params, seed, source, causes)
         self.rows[assignment.id] = Row(assignment, trial, attempts=list(attempts or []))
+        self.journal.sync()
         return assignment
 
     def _sampler(self, arm: str, number: int, space: Space) -> optuna.samplers.BaseSampler:

@@ -57,7 +57,7 @@ os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT
 
 import ray  # noqa: E402  (its settings are read at import)
 from ray import tune  # noqa: E402
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import (  # noqa: E402
     NodeAffinitySchedulingStrategy,
@@ -65,6 +65,7 @@ from ray.util.scheduling_strategies import (  # noqa: E402
 )
 
 RAY_STARTS = 3  # how often it is tried
+TOGETHER_SECONDS = 0.1  # within which evaluations are told at once, where no pruner decides on each
 VERDICT_SECONDS = 3.0  # between a worker's exception and what follows from it in the others
 
 
@@ -168,6 +169,7 @@ class LedgerSearcher(Searcher):
             "silent_seconds": None if resources.silent_minutes is None else 60 * resources.silent_minutes,
             "each": {name: need for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need},
             "workers": resources.workers,
+            "together": ledger.sweep.search.pruner["name"] == "none",
             "avoid": self.driver.machines.nodes.avoided,
         }
 
@@ -183,7 +185,7 @@ class LedgerSearcher(Searcher):
 
 
 class LedgerScheduler(FIFOScheduler):
-    """Reports every result to the ledger, and stops what the trial's Optuna pruner stops."""
+    """Tells the driver of trials that die."""
 
     def __init__(self, driver: Driver, ray_trials: dict[str, Any]) -> None:
         super().__init__()
@@ -191,13 +193,6 @@ class LedgerScheduler(FIFOScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self.ray_trials[trial.trial_id] = trial
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
-        record = json.loads(result["record"]) if "record" in result else None
-        if record is None:
-            return TrialScheduler.CONTINUE
-        stop = guarded(self.driver, lambda: self.driver.result(trial.trial_id, record), True)
-        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
         self.ray_trials.pop(trial.trial_id, None)
@@ -209,13 +204,14 @@ class LedgerScheduler(FIFOScheduler):
 
 
 class Ticks(tune.Stopper):
-    """The driver's clock, and the end of Ray's loop where the driver wants it."""
+    """The driver's clock, what trials measured, and the end of a trial or of Ray's loop where the driver wants it."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
 
-    def __call__(self, trial_id: str, result: dict) -> bool:
-        return False
+    def __call__(self, trial_id: str, result: dict) -> bool:  # the only hook that also sees a trial's last result
+        records = json.loads(result.get("records", "[]"))
+        return guarded(self.driver, lambda: any(self.driver.result(trial_id, record) for record in records), True)
 
     def stop_all(self) -> bool:  # called several times a second
         guarded(self.driver, self.driver.tick, None)
@@ -258,20 +254,27 @@ class Trial(tune.Trainable):
         node = ray.get_runtime_context().get_node_id()
         gpu, silent_seconds = config["each"].get("GPU", 0), config["silent_seconds"]
         self.records = run_trial(assignment, run, config["threads"], node, workers, gpu, silent_seconds)
+        self.together, self.measured = config["together"], 0.0
 
     def step(self) -> dict:
+        """The next evaluation; where nobody decides on each, those that come at once with it."""
         from aiqn_core.training import DivergedError
 
+        records: list[dict[str, Any]] = []
         try:
             for record in self.records:
                 if is_evaluation(record):
-                    return {"record": json.dumps(record)}
+                    records.append(record)
+                    quick = record["time"] - self.measured < TOGETHER_SECONDS
+                    self.measured = records[0]["time"]
+                    if not (self.together and quick):
+                        return {"records": json.dumps(records)}
         except DivergedError:
             pass  # a result like any other, recorded in the trial's status: this process is sound
         except Exception:
             self.team.verdict()
             raise
-        return {"done": True}
+        return {"records": json.dumps(records), "done": True}
 
     def reset_config(self, new_config: dict) -> bool:
         self.cleanup()
@@ -283,9 +286,6 @@ class Trial(tune.Trainable):
             self.records.close()
         self.stack.close()
         free_gpu_memory()
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the training keeps its own checkpoint in the trial's folder."""
 
 
 def free_gpu_memory() -> None:
@@ -470,6 +470,7 @@ def tuner(driver: Driver, ray_trials: dict[str, Any], scratch: Path) -> tune.Tun
             stop=Ticks(driver),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a training keeps its own in its folder
         ),
     )
 

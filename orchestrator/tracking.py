@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ BATCH = 800  # metrics in one request; MLflow's limit is 1,000 together with par
 POLL_SECONDS = 1.0
 STATE_SECONDS = 5.0  # between two notes of how far the mirror is, while nothing else changes
 PATIENCE_SECONDS = 60.0  # how long the end of a sweep waits for a server that is away
+YOUNG_SECONDS = 2.0  # of a running trial
 NICENESS = 5  # trials go first
 STATUS = {
     "running": "RUNNING",
@@ -307,18 +308,21 @@ class Progress:
             return
         try:
             self.target = self.target or Mirror(self.run, client)
-            self.target.sync(self._unsent())
+            self.target.sync(self._unsent(last))
             if last:
                 self.target.finish(mark)
         except Exception:
             self.target = None
             raise
 
-    def _unsent(self) -> Iterator[Run]:
+    def _unsent(self, last: bool) -> Iterator[Run]:
         for trial in self.waiting():
             self.note("", last=False)  # while much is sent, how far it is
             run = load_run(self.run, trial)
-            if run is not None:
+            if run is None:
+                continue
+            young = run.state == "running" and time.time() - run.status.get("started", 0.0) < YOUNG_SECONDS
+            if last or not young:  # many end at once, and then are sent once
                 yield run
 
     def note(self, error: str, last: bool) -> None:
@@ -343,10 +347,15 @@ class Progress:
         self._written, self._when = state, time.monotonic()
 
 
-def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
-    """Keep the store up to date until `last_round` is set and everything is sent; False where patience ended first."""
+def client(uri: str) -> "MlflowClient":
+    """Of a store; imported only now, so that the first trials have the machine to themselves as they start."""
     from mlflow import MlflowClient
 
+    return MlflowClient(uri)
+
+
+def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
+    """Keep the store up to date until `last_round` is set and everything is sent; False where patience ended first."""
     progress, deadline = Progress(run, uri), math.inf
     database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     identity: int | None = None
@@ -358,7 +367,8 @@ def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
         progress.look()
         looked = time.monotonic() - begin
         try:
-            progress.send(MlflowClient(uri), last)
+            if progress.recorded or last:
+                progress.send(client(uri), last)
         except Exception as reason:  # whatever a store or the way to it may raise: wait, and try again
             error = f"{type(reason).__name__}: {reason}".splitlines()[0][:500]
         progress.note(error, last)
@@ -469,6 +479,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.update(QUIET)
     os.nice(NICENESS)
+    with suppress(OSError):  # where the kernel shares by sessions, niceness counts only within one
+        Path("/proc/self/autogroup").write_text(str(NICENESS))
     closed = threading.Event()
 
     def wait_for_the_end() -> None:

@@ -3,6 +3,7 @@
 import faulthandler
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -44,6 +45,7 @@ from orchestrator.runs import (
 if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
 
+STATUS_SECONDS = 1.0  # between two notes of how far a trial is, but for the last
 PACKAGES = ("aiqn", "torch", "numpy", "ray", "optuna", "mlflow")
 
 
@@ -171,6 +173,7 @@ def _recorded(
     log.info("attempt on %s with %s threads, configuration %s", device(), torch.get_num_threads(), assignment.config)
     recorded = {record["step"]: record for record in folder.read_history()}
     computed = folder.read_status().get("cpu_seconds", 0.0) - time.process_time()  # of earlier attempts too
+    told = -math.inf  # when the status was last written
     for progress in train(config, folder.path, workers or ALONE):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
@@ -179,8 +182,9 @@ def _recorded(
             # Only evaluations are synced: their checkpoint is, and gives back what a crash takes of the others.
             evaluated = is_evaluation(record)
             folder.append_metrics([record], sync=evaluated)
-            if evaluated:
-                cpu_seconds = round(computed + time.process_time(), 3)
+            last = progress.step == config.train.steps
+            if evaluated and (last or time.monotonic() - told > STATUS_SECONDS):
+                told, cpu_seconds = time.monotonic(), round(computed + time.process_time(), 3)
                 folder.update_status(step=progress.step, cpu_seconds=cpu_seconds, sync=False)
             log.info("step %d of %d: %s", progress.step, config.train.steps, progress.metrics)
         yield record

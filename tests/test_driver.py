@@ -174,6 +174,21 @@ def test_what_died_is_handed_out_again_though_ray_only_asks_for_trials(open_driv
     assert [attempt["cause"] for attempt in driver.ledger.rows[died.id].attempts] == ["node lost"]
 
 
+@pytest.mark.parametrize(
+    ("together", "told"), [(True, [[1.0], [1.01, 1.02, 5.0], [5.5]]), (False, [[1.0], [1.01], [1.02], [5.0], [5.5]])]
+)
+def test_evaluations_that_come_at_once_are_told_at_once_where_none_is_judged_alone(together, told):
+    from orchestrator.search import Trial
+
+    trial = object.__new__(Trial)  # without the training, which a process of Ray's would open
+    trial.together, trial.measured = together, 0.0
+    times = [1.0, 1.01, 1.02, 5.0, 5.5]
+    trial.records = iter([{"step": 3, "time": 0.9}, *({"step": 7, "time": at, "samples": 11} for at in times)])
+    results = [trial.step() for _ in told]
+    assert [[record["time"] for record in json.loads(result["records"])] for result in results] == told
+    assert trial.step() == {"records": "[]", "done": True}
+
+
 def test_a_silent_trial_is_ended_and_tried_again(open_driver, world):
     driver = open_driver("resources: {silent_minutes: 1}\n")
     trial = begin(driver, "a")
