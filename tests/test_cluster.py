@@ -138,16 +138,8 @@ def test_a_node_that_is_not_like_the_others_is_refused_by_name(machines, tmp_pat
 def test_two_workers_on_two_machines_equal_one(undisturbed, machines, tmp_path):
     for number in (machines.add(), machines.add()):
         machines.ray_runs(number, head=None if number == 1 else 1)
-    options = (
-        "--set",
-        "resources.workers=2",
-        "--set",
-        "search.trials=1",
-        "--set",
-        "train.steps=600",
-        "--set",
-        "final=null",
-    )
+    changes = ("resources.workers=2", "search.trials=1", "final=null")
+    options = [word for change in changes for word in ("--set", change)]
     driver = sweep_on(machines, 1, tmp_path, *options)
     assert driver.wait(600) == 0, (tmp_path / "driver.log").read_text()
     for trial, (params, state, records) in numbers(tmp_path / "runs" / "study").items():
