@@ -23,7 +23,7 @@ cluster: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
 	$(BIN)/python -m pytest -m cluster --capture=tee-sys --durations=0 tests/test_cluster.py
 
-# Speed as ratios, and whether the goals are reached: about half an hour on two cores. Numbers also as JSON.
+# Speed as ratios, and whether the goals are reached: about ten minutes on two cores. Numbers also as JSON.
 bench: .venv/installed
 	mkdir -p build/bench
 	for name in sampling training evaluation packing; do \

@@ -1,6 +1,6 @@
 """The share of a search trial of the paper that is spent on evaluations: 100K steps, 2,500 samples each 10K steps.
 
-    python benchmarks/evaluation.py [--json FILE]      about five minutes on two CPU cores, one on a GPU
+    python benchmarks/evaluation.py [--json FILE]      about three minutes on two CPU cores, one on a GPU
 
 Times of a step, of the sampler and of the metrics are measured on parts and multiplied; nothing is trained for days.
 """
