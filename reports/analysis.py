@@ -14,7 +14,8 @@ import pandas as pd
 from orchestrator.runs import FINISHED, Run
 from reports.results import Metric, Results, last_value
 
-BUDGETS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+ROUND = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))
+BUDGETS = ROUND[:9]  # up to 500, as many configurations as the paper's
 FEWEST = 20  # trials below which no importance is computed
 FOLDS, SHUFFLES, TREES = 5, 5, 60
 

@@ -159,16 +159,18 @@ def agreed(table: Table) -> dict[str, str]:
 
 def columns(table: Table) -> list[str]:
     """The columns that the page shows."""
-    return [column for column in table.shown.columns if column != table.detail and column not in agreed(table)]
+    elsewhere = {table.detail, *agreed(table)}
+    return [column for column in table.shown.columns if column not in elsewhere]
 
 
 def rows(table: Table) -> list[dict[str, Any]]:
     """The rows of a table for the template: cells with their column, whether words and whether bold, and the detail."""
+    seen = columns(table)
     return [
         {
             "cells": [
                 {"column": c, "text": record[c], "words": c in table.text, "strong": (index, c) in table.strong}
-                for c in columns(table)
+                for c in seen
             ],
             "detail": record[table.detail] if table.detail else None,
         }

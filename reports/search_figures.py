@@ -7,13 +7,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from reports.analysis import Outcome, best_of, best_so_far, is_number, logarithmic, outcomes
+from reports.analysis import ROUND, Outcome, best_of, best_so_far, is_number, logarithmic, outcomes
 from reports.figures import HEIGHT, MUTED, WIDTH, Figure, color, styled, write_chart
 from reports.results import Metric, Results
 from reports.rounding import configuration, parameter, rounded
 
 LOG_RATIO = 4.0
-BUDGETS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))  # ticks
 MOST_BUDGETS = 60  # points of the best-of-n curve
 BINS = 8  # of a parameter's values, for the median in each
 MOST_UPRIGHT = 5  # labels beside each other
@@ -77,8 +76,8 @@ def order_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     if frame.empty or frame["value"].isna().all():
         return None
     last = int(frame["number"].max())
-    step = next(step for step in BUDGETS if last <= 6 * step)
-    ticks = [1, *range(step, last + 1, step)] if step > 1 else list(range(1, last + 1))
+    step = next(step for step in ROUND if last <= 6 * step)
+    ticks = sorted({1, *range(step, last + 1, step)})
     x = alt.X("number:Q", scale=alt.Scale(nice=False), axis=_axis("search trial", values=ticks, format=",d"))
     base = alt.Chart(frame).encode(x=x, color=_colors(list(found)))
     points = base.transform_filter("isValid(datum.value)").mark_point(filled=True, size=22, opacity=0.5)
@@ -100,7 +99,7 @@ def budget_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     frame = pd.DataFrame(rows).dropna(subset=["median"]) if rows else pd.DataFrame()
     if frame.empty:
         return None
-    ticks = [budget for budget in BUDGETS if budget <= frame["n"].max()]
+    ticks = [budget for budget in ROUND if budget <= frame["n"].max()]
     x = alt.X("n:Q", scale=alt.Scale(type="log", nice=False), axis=_axis("search trials", values=ticks, format=",d"))
     base = alt.Chart(frame).encode(x=x, color=_colors(list(found)))
     both = pd.concat([frame["low"], frame["high"]])

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.storages import JournalStorage
@@ -46,7 +48,7 @@ def test_nothing_waits_for_the_disk_but_sync(tmp_path, monkeypatch):
     assert len(synced) == 1
 
 
-def test_a_full_disk_is_an_error(monkeypatch):
-    journal = Journal(journal_module.Path("/dev/full"))
+def test_a_full_disk_is_an_error():
+    journal = Journal(Path("/dev/full"))
     with pytest.raises(OSError, match="No space left"):
         journal.append_logs([{"op_code": 0}])
