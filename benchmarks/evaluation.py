@@ -8,17 +8,16 @@ Times of a step, of the sampler and of the metrics are measured on parts and mul
 import itertools
 
 import torch
-from measure import NOT_MEASURED, Row, device, publish, seconds
+from measure import Row, device, not_measured, publish, seconds
 from sampling import NATURAL, model_of
-from training import BATCH, images
+from training import state_of
 
-from aiqn_core.config import ModelConfig, TrainConfig
+from aiqn_core.config import ModelConfig
 from aiqn_core.features import Lite0
 from aiqn_core.reference import reference_statistics
 from aiqn_core.sampling import sample
 from aiqn_core.scores import evaluate_images
 from aiqn_core.steps import WARM_UP
-from aiqn_core.training import new_state, steps_of
 
 STEPS, EVERY, SAMPLES = 100_000, 10_000, 2500
 
@@ -28,22 +27,17 @@ def rows_of(name: str) -> list[Row]:
     row = row_of(name)
     if device().type == "cuda":
         return [row]
-    none = NOT_MEASURED
-    return [row, Row(f"{name} small: evaluating of a whole trial, on a GPU", none, none, "h", none, "<= 0.05")]
+    return [row, not_measured(f"{name} small: evaluating of a whole trial, on a GPU", "h", "<= 0.05")]
 
 
 def row_of(name: str) -> Row:
     """Hours of all evaluations against hours of all steps of a trial; the ratio is their share of the sum."""
-    config = TrainConfig.from_dict(
-        {"model": vars(ModelConfig.preset("small", name=name)), "train": {"batch_size": BATCH}}
-    )
-    state = new_state(config, images(), device())
-    steps, number = steps_of(state, config, images().train.to(device()), None), itertools.count()
+    (steps, _), number = state_of(name), itertools.count(1)
     on_gpu = device().type == "cuda"
     step = seconds(lambda: steps(next(number)), *((20, WARM_UP + 2) if on_gpu else (2, 1)))
     count = SAMPLES if on_gpu else 64
     tau = torch.rand(count, *NATURAL, device=device())
-    model = model_of(config.model, NATURAL)
+    model = model_of(ModelConfig.preset("small", name=name), NATURAL)
     drawing = seconds(lambda: sample(model, count, tau=tau), 1) * SAMPLES / count
     extractor = Lite0(128)
     shown = torch.randint(256, (count, *NATURAL), dtype=torch.uint8)

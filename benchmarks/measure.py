@@ -28,6 +28,11 @@ class Row(NamedTuple):
 NOT_MEASURED = float("nan")
 
 
+def not_measured(what: str, unit: str, goal: str = "", against: float = NOT_MEASURED) -> Row:
+    """A line whose number this machine cannot give."""
+    return Row(what, NOT_MEASURED, against, unit, NOT_MEASURED, goal)
+
+
 def seconds(action: Callable[[], object], repeats: int = 3, warm_up: int = 1) -> float:
     """The median time of an action in seconds, after some that do not count; waits for the GPU."""
     times = []
@@ -70,9 +75,9 @@ PRODUCT = 2048  # rows and columns of the matrices whose product is the yardstic
 PRODUCT_OPERATIONS = 2 * PRODUCT**3
 
 
-def product(dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+def product() -> Callable[[], object]:
     """A large matrix product to be timed."""
-    left = torch.randn(PRODUCT, PRODUCT, device=device(), dtype=dtype)
+    left = torch.randn(PRODUCT, PRODUCT, device=device())
     return lambda: left @ left
 
 

@@ -7,19 +7,19 @@ with its share of the cores.
 """
 
 import torch
-from measure import NOT_MEASURED, Row, device, publish
+from measure import Row, device, not_measured, publish
+from sampling import quickstart
 
 from aiqn_core.calibrate import describe, measure_packing
 from aiqn_core.config import ModelConfig, TrainConfig
 
 COUNTS = (1, 2, 3, 4)
-QUICKSTART = {"name": "pixeliqn", "layers": 4, "planes": 32}
 
 
 def config_of(name: str) -> TrainConfig:
     """The small model on images of its size on a GPU, the quickstart's on digits on a CPU."""
     if device().type == "cpu":
-        return TrainConfig.from_dict({"model": QUICKSTART | {"name": name}, "train": {"batch_size": 32}})
+        return quickstart(name)
     model = vars(ModelConfig.preset("small", name=name))
     return TrainConfig.from_dict({"data": "patches", "model": model, "train": {"batch_size": 32}})
 
@@ -39,10 +39,5 @@ if __name__ == "__main__":
     names = ("pixeliqn", "pixelcnn")
     rows = [row for name in names for row in rows_of(name)]
     if device().type == "cpu":
-        none = NOT_MEASURED
-        rows += [
-            Row(f"{name} small: {n} at once on one GPU", none, none, "steps/s", none, "")
-            for name in names
-            for n in COUNTS
-        ]
+        rows += [not_measured(f"{name} small: {n} at once on one GPU", "steps/s") for name in names for n in COUNTS]
     publish("packing", rows)

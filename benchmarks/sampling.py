@@ -4,16 +4,20 @@ python benchmarks/sampling.py [--json FILE]        about two minutes on two CPU 
 """
 
 import torch
-from measure import NOT_MEASURED, Row, alternating, device, publish, seconds
+from measure import Row, alternating, device, not_measured, publish, seconds
 from torch import Tensor
 
-from aiqn_core.config import ModelConfig
+from aiqn_core.config import ModelConfig, TrainConfig
 from aiqn_core.models import PixelCNN, PixelIQN, build_model
 from aiqn_core.sampling import sample
 
 NATURAL, DIGIT = (3, 32, 32), (1, 8, 8)
-PART = 16
-QUICKSTART = {"layers": 4, "planes": 32, "kernel": 3, "skip_planes": 64}
+PART = 16  # images
+
+
+def quickstart(name: str) -> TrainConfig:
+    """A training of sweeps/quickstart.yaml."""
+    return TrainConfig.from_dict({"model": {"name": name, "layers": 4, "planes": 32}, "train": {"batch_size": 32}})
 
 
 def model_of(config: ModelConfig, shape: tuple[int, int, int]) -> PixelCNN | PixelIQN:
@@ -43,7 +47,7 @@ def passes(name: str, count: int) -> Row:
 @torch.inference_mode()
 def digits(name: str, count: int = 500, naive: int = 50) -> Row:
     """Samples per second of the quickstart's model, cached against naive."""
-    model = model_of(ModelConfig(name=name, **QUICKSTART), DIGIT)
+    model = model_of(quickstart(name).model, DIGIT)
     tau = torch.rand(count, *DIGIT, device=device())
     ours = count / seconds(lambda: sample(model, count, tau=tau))
     slow = naive / seconds(lambda: sample(model, naive, tau=tau[:naive], method="naive"), 1)
@@ -55,7 +59,7 @@ def on_gpu(name: str, count: int = 2500, goal: float = 1.5) -> Row:
     """The paper's evaluation while tuning: 2,500 images of the small model, against the goal."""
     what = f"{name} small, {count} images on a GPU"
     if device().type == "cpu":
-        return Row(what, NOT_MEASURED, goal, "s", NOT_MEASURED, "<= 1")
+        return not_measured(what, "s", "<= 1", goal)
     model = model_of(ModelConfig.preset("small", name=name), NATURAL)
     tau = torch.rand(count, *NATURAL, device=device())
     ours = seconds(lambda: sample(model, count, tau=tau))

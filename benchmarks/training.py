@@ -7,7 +7,7 @@ import itertools
 import os
 
 import torch
-from measure import NOT_MEASURED, PRODUCT_OPERATIONS, Row, alternating, device, product, publish, seconds
+from measure import PRODUCT_OPERATIONS, Row, alternating, device, not_measured, product, publish, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from aiqn_core.config import ModelConfig, TrainConfig
@@ -56,10 +56,8 @@ def rows_of(name: str) -> list[Row]:
         Row(f"{what}: steps, paper on a P100", 1 / step, PAPER_STEPS, "steps/s", 1 / step / PAPER_STEPS, ""),
     ]
     if not on_gpu:
-        none = NOT_MEASURED
-        rows += [Row(f"{what}: steps on a GPU", none, 110, "steps/s", none, ">= 1")]
-        rows += [Row(f"{what}: with torch.compile on a GPU", none, none, "steps/s", none, "")]
-        return rows
+        rows += [not_measured(f"{what}: steps on a GPU", "steps/s", ">= 1", 110)]
+        return [*rows, not_measured(f"{what}: with torch.compile on a GPU", "steps/s")]
     rows += [Row(f"{what}: steps on a GPU", 1 / step, 110, "steps/s", 1 / step / 110, ">= 1")]
     return [*rows, compiled_row(name, what, step)]
 
