@@ -9,14 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aiqn_core.config import ConfigError, Problem, TrainConfig
-from orchestrator.plan import MIRRORED, Rates, line_through, room
+from orchestrator.plan import MIRRORED, Points, Rates, along, room
 from orchestrator.runs import RunFolder
-from orchestrator.sections import Arm, Sweep
+from orchestrator.sections import Arm, Final, Sweep, with_final
 from orchestrator.space import Number, apply, variations
 from orchestrator.trial import Assignment, run_trial
 
@@ -24,7 +24,7 @@ SECONDS = 30.0
 PACKING_SECONDS = 3.0  # for each number of trials at once
 KINDS = 4  # configurations of each arm that are tried
 FEW = 32  # samples of the small evaluation
-REFERENCE = 512  # real images at most: features of thousands would take the whole time
+REFERENCE = 2048  # real images at most, the widest features: with more of them a distance hardly costs more
 HANDOVER = 0.25  # seconds between two trials of a worker, as seen on two cores
 
 
@@ -37,7 +37,7 @@ def calibrate(sweep: Sweep, seconds: float = SECONDS) -> dict[str, Rates]:
     if sweep.resources.gpu and not _gpu_here():
         message = f"saw {sweep.resources.gpu:g}, but this machine has no GPU to calibrate on; plan with --from RUN"
         raise ConfigError([Problem("resources.gpu", message)])
-    work = {name: [config.to_dict() for config in kinds(arm)] for name, arm in sweep.arms.items()}
+    work = {name: [_stages(config, sweep.final) for config in kinds(arm)] for name, arm in sweep.arms.items()}
     order = {"work": work, "seconds": seconds, "threads": max(1, int(sweep.resources.cpu))}
     command = [sys.executable, "-m", "orchestrator.calibration"]
     workers = [
@@ -61,6 +61,12 @@ def packing_advice(sweep: Sweep) -> str:
 
     arm = next(iter(sweep.arms.values()))
     return f"{arm.name} on one GPU\n{describe(measure_packing(kinds(arm)[0], seconds=PACKING_SECONDS))}"
+
+
+def _stages(config: TrainConfig, final: Final | None) -> dict[str, Any]:
+    """A configuration of the search, and the same as a final."""
+    mapping = config.to_dict()
+    return {"search": mapping} if final is None else {"search": mapping, "final": with_final(mapping, final)}
 
 
 def _gpu_here() -> bool:
@@ -89,44 +95,66 @@ def _middle(number: Number) -> list[float]:
 
 
 def _mean(rates: Sequence[Rates]) -> Rates:
-    def mean(values: Sequence[Any]) -> float | None:
-        return None if None in values else statistics.fmean(values)
+    """Of configurations, or processes, that measured the same; None where one of them has none."""
 
-    return Rates(*(mean(values) for values in zip(*(vars(one).values() for one in rates), strict=True)))  # type: ignore[arg-type]
+    def mean(values: Sequence[Any]) -> Any:
+        first = values[0]
+        if None in values:
+            return None
+        if isinstance(first, Mapping):
+            return {key: mean([value[key] for value in values]) for key in first}
+        if isinstance(first, Sequence):
+            return [mean(parts) for parts in zip(*values, strict=True)]
+        return statistics.fmean(values)
+
+    return Rates(**{name: mean([getattr(one, name) for one in rates]) for name in vars(rates[0])})
 
 
 # ---- in the worker's process --------------------------------------------------------------------------------------
 
 
-def measure(configs: Sequence[TrainConfig], seconds: float, threads: int) -> Rates:
-    """The mean rates of some configurations of one arm, in about so many seconds."""
+def measure(configs: Sequence[Mapping[str, TrainConfig]], seconds: float, threads: int) -> Rates:
+    """The mean rates of some configurations (by stage) of one arm, in about so many seconds."""
     found = []
-    for config in configs:
+    for stages in configs:
         with contextlib.suppress(ArithmeticError):  # diverged: another configuration will do
-            found.append(_measure_one(config, seconds / len(configs), threads))
+            found.append(_measure_one(stages, seconds / len(configs), threads))
     if not found:
         raise ArithmeticError(f"all of {len(configs)} configurations diverged within seconds")
     return _mean(found)
 
 
-def _measure_one(config: TrainConfig, seconds: float, threads: int) -> Rates:
-    """A few steps and samples to warm up, then two shortened trials: few samples, and as many as there is time for."""
-    _shortened(config, 2, FEW, threads)
-    first = _shortened(config, 4, FEW, threads)
-    left = max(0.0, seconds - 2 * first["wall"])
-    steps = _between(4, left * 0.4 / first["step"], config.train.steps)
-    samples = _between(2 * FEW, FEW * left * 0.4 / first["evaluation"], max(config.evaluate.samples, 2 * FEW))
-    second = _shortened(config, steps, samples, threads)
-    fixed, each = line_through(FEW, first["evaluation"], samples, second["evaluation"])
+def _measure_one(stages: Mapping[str, TrainConfig], seconds: float, threads: int) -> Rates:
+    """A few steps and samples to warm up, then shortened trials: few samples, and as many as there is time for."""
+    search, final = stages["search"], stages.get("final")
+    _shortened(search, 2, FEW, threads)
+    first = _shortened(search, 4, FEW, threads)
+    share = max(0.0, seconds - 2 * first["wall"]) / (2 if final is None else 3)
+    steps = _between(4, share / first["step"], search.train.steps)
+    second = _shortened(search, steps, _affordable(search, share, first), threads)
+    points = {"search": _both([first, second], search)}
+    if final is not None:
+        points["final"] = _both([first, _shortened(final, 4, _affordable(final, share, first), threads)], final)
     return Rates(
         step=second["step"],
-        evaluation=fixed,
-        sample=each,
+        evaluation=points,
         trial=second["rest"] + HANDOVER,
         disk=second["disk"] * MIRRORED,
         memory=float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
         gpu_memory=_gpu_memory(),
     )
+
+
+def _affordable(config: TrainConfig, seconds: float, first: Mapping[str, float]) -> int:
+    """As many samples of an evaluation as there is time for, going by the first one."""
+    return _between(2 * FEW, FEW * seconds / first["evaluation"], max(config.evaluate.samples, 2 * FEW))
+
+
+def _both(measured: Sequence[Mapping[str, float]], config: TrainConfig) -> Points:
+    """Two evaluations as points, the larger one with as many samples as the trials of a stage have."""
+    few, many = sorted((int(trial["samples"]), trial["evaluation"]) for trial in measured)
+    samples = max(config.evaluate.samples, 2 * FEW)
+    return [few, (samples, along([few, many], samples))]
 
 
 def _between(low: int, value: float, high: int) -> int:
@@ -144,7 +172,7 @@ def _shortened(config: TrainConfig, steps: int, samples: int, threads: int) -> d
     mapping = config.to_dict()
     mapping["train"] |= {"steps": steps}
     mapping["evaluate"] |= {"every": steps, "samples": samples, "initial": False}
-    if "splits" in mapping["evaluate"] and mapping["evaluate"]["splits"]:
+    if mapping["evaluate"].get("splits"):
         mapping["evaluate"] |= {
             "splits": min(mapping["evaluate"]["splits"], samples),
             "reference": min(mapping["evaluate"]["reference"], REFERENCE),
@@ -152,7 +180,8 @@ def _shortened(config: TrainConfig, steps: int, samples: int, threads: int) -> d
     with tempfile.TemporaryDirectory() as temporary:
         run, assignment = RunFolder(Path(temporary)), Assignment("arm", "search", 0, mapping, {}, 0)
         begin = time.perf_counter()
-        last = list(run_trial(assignment, run, threads))[-1]
+        for last in run_trial(assignment, run, threads):
+            kept = time.time() - last["time"]  # its checkpoint and its picture
         wall = time.perf_counter() - begin
         disk = sum(path.stat().st_size for path in run.trial(assignment.id).path.rglob("*") if path.is_file())
     scoring = last["evaluate_seconds"]
@@ -160,8 +189,9 @@ def _shortened(config: TrainConfig, steps: int, samples: int, threads: int) -> d
     return {
         "wall": wall,
         "step": training / steps,
-        "evaluation": scoring,
-        "rest": wall - last["seconds"],
+        "samples": samples,
+        "evaluation": scoring + kept,
+        "rest": wall - last["seconds"] - kept,
         "disk": float(disk),
     }
 
@@ -173,7 +203,8 @@ def main() -> None:
     share = order["seconds"] / len(order["work"])
     answer = {}
     for arm, configs in order["work"].items():
-        rates = measure([TrainConfig.from_dict(config) for config in configs], share, order["threads"])
+        stages = [{stage: TrainConfig.from_dict(one) for stage, one in config.items()} for config in configs]
+        rates = measure(stages, share, order["threads"])
         answer[arm] = vars(rates)
     print(json.dumps(answer))
 

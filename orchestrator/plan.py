@@ -4,18 +4,21 @@ Trials and steps follow from the sweep file. Seconds and bytes follow from rates
 `calibration`), or those of a run that was recorded.
 """
 
+import bisect
 import heapq
 import math
 import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_json
-from orchestrator.sections import Sweep
+from orchestrator.sections import Sweep, with_final
+
+Points = Sequence[tuple[int, float]]  # (samples, seconds) by rising samples
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,16 @@ class Rates:
     """What one arm's trials cost, in seconds and bytes."""
 
     step: float
-    evaluation: float  # of one evaluation, besides its samples
-    sample: float  # of one sample drawn and scored
-    trial: float  # of one trial, besides its steps and evaluations: start, checkpoints, hand-over to the next
+    evaluation: Mapping[str, Points]  # of one evaluation, by stage
+    trial: float  # of one trial, besides its steps and evaluations: start, hand-over to the next
     disk: float
     memory: float | None = None  # peak of one trial's process; None where it was not measured
     gpu_memory: float | None = None
 
-    def seconds(self, steps: int, evaluations: int, samples: int) -> float:
-        """Of one trial."""
-        return self.trial + steps * self.step + evaluations * (self.evaluation + samples * self.sample)
+    def seconds(self, stage: str, steps: int, evaluations: int, samples: int) -> float:
+        """Of one trial; a stage that was not measured is taken to evaluate as the other does."""
+        points = self.evaluation.get(stage) or next(iter(self.evaluation.values()))
+        return self.trial + steps * self.step + evaluations * along(points, samples)
 
 
 @dataclass(frozen=True)
@@ -114,15 +117,13 @@ def make_plan(sweep: Sweep, rates: Mapping[str, Rates] | None = None, basis: str
 
 
 def _line(sweep: Sweep, arm: str, stage: str, rates: Mapping[str, Rates] | None) -> Line:
-    final = sweep.final
-    base = sweep.arms[arm].base
-    steps, settings, trials = base["train"]["steps"], dict(base["evaluate"]), sweep.search.trials
+    final, mapping, trials = sweep.final, sweep.arms[arm].base, sweep.search.trials
     if stage == "final":
         trials = final.top * len(final.seeds) if final else 0
-        steps = (final and final.steps) or steps
-        settings |= final.evaluate if final else {}
+        mapping = with_final(mapping, final)
+    steps, settings = mapping["train"]["steps"], mapping["evaluate"]
     evaluations = math.ceil(steps / settings["every"]) + bool(settings["initial"])
-    known = None if rates is None else rates[arm].seconds(steps, evaluations, settings["samples"])
+    known = None if rates is None else rates[arm].seconds(stage, steps, evaluations, settings["samples"])
     return Line(arm, stage, trials, steps, evaluations, settings["samples"], known)
 
 
@@ -209,18 +210,15 @@ def _check_same(
 
 def _measured(runs: Sequence[Run], handover: float) -> Rates:
     """Rates over completed trials of one arm."""
-    evaluations = [sum("samples" in record for record in run.history) for run in runs]
-    samples = [sum(record.get("samples", 0) for record in run.history) for run in runs]
     last = [run.history[-1] for run in runs]
     scoring = sum(record["evaluate_seconds"] for record in last)
     training = sum(record["seconds"] for record in last) - scoring
     walls = [run.status["updated"] - run.status["started"] for run in runs if run.status.get("attempts") == 1]
     once = [record["seconds"] for run, record in zip(runs, last, strict=True) if run.status.get("attempts") == 1]
-    fixed, each = _fitted(runs) if len(set(samples)) > 1 else (0.0, scoring / max(sum(samples), 1))
+    stages = {run.stage: [other for other in runs if other.stage == run.stage] for run in runs}
     return Rates(
         step=training / sum(record["step"] for record in last),
-        evaluation=fixed,
-        sample=each if fixed or sum(evaluations) else 0.0,
+        evaluation={stage: _points(own) for stage, own in stages.items()},
         trial=handover + (max(0.0, sum(walls) - sum(once)) / len(walls) if walls else 0.0),
         disk=statistics.fmean(_size(run.folder) for run in runs[:20]) * MIRRORED,
     )
@@ -229,14 +227,23 @@ def _measured(runs: Sequence[Run], handover: float) -> Rates:
 MIRRORED = 1.5  # MLflow keeps the grids of samples and the points once more
 
 
-def _fitted(runs: Sequence[Run]) -> tuple[float, float]:
-    """Seconds of an evaluation = fixed + each * samples, from two groups of trials with other numbers of samples."""
+def _points(runs: Sequence[Run]) -> Points:
+    """Mean seconds of an evaluation of each number of samples among the trials of one stage."""
     seconds: dict[int, list[float]] = {}
     for run in runs:
         own = [record for record in run.history if "samples" in record]
         seconds.setdefault(own[-1]["samples"], []).append(own[-1]["evaluate_seconds"] / len(own))
-    few, many = min(seconds), max(seconds)
-    return line_through(few, statistics.fmean(seconds[few]), many, statistics.fmean(seconds[many]))
+    return sorted((samples, statistics.fmean(values)) for samples, values in seconds.items())
+
+
+def along(points: Points, samples: int) -> float:
+    """Seconds of an evaluation, on the line through the two measured ones that lie nearest to so many samples."""
+    i = min(max(1, bisect.bisect_left([count for count, _ in points], samples)), len(points) - 1)
+    (few, less), (many, more) = points[max(0, i - 1)], points[i]
+    if few < many and few <= samples <= many:
+        return less + (more - less) * (samples - few) / (many - few)
+    fixed, each = line_through(few, less, many, more)
+    return fixed + each * samples
 
 
 def line_through(few: int, less: float, many: int, more: float) -> tuple[float, float]:
@@ -291,8 +298,13 @@ def stored_rates(run: RunFolder, sweep: Sweep) -> tuple[dict[str, Rates] | None,
     """The rates, and where they came from, that `aiqn plan` left in a run folder; (None, "") without."""
     before = read_json(run.plan) or {}
     known = before.get("rates") or {}
-    if before.get("format") != FORMAT or set(known) != set(sweep.arms):
-        return None, ""
+    written = {field.name for field in fields(Rates)}
+    if (
+        before.get("format") != FORMAT
+        or set(known) != set(sweep.arms)
+        or any(set(one) != written for one in known.values())
+    ):
+        return None, ""  # also what an earlier version left, whose rates were others
     return {arm: Rates(**one) for arm, one in known.items()}, before["basis"]
 
 

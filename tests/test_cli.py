@@ -93,8 +93,8 @@ def test_preparing_data_says_what_is_there_and_where(call, tmp_path):
     assert "no such file or folder" in wrong.stderr
 
 
-RATES = Rates(step=0.5, evaluation=2.0, sample=0.1, trial=3.0, disk=1e6)
-SECONDS = 3 + 110 * 0.5 + 10 * (2 + 512 * 0.1)  # of one trial
+RATES = Rates(step=0.5, evaluation={"search": [(512, 53.2)]}, trial=3.0, disk=1e6)
+SECONDS = 3 + 110 * 0.5 + 10 * 53.2  # of one trial
 
 
 def test_a_plan_is_printed_and_kept_without_starting_anything(call, tmp_path):

@@ -7,6 +7,7 @@ from orchestrator.calibration import calibrate, kinds
 from orchestrator.plan import (
     Line,
     Rates,
+    along,
     hand_over,
     line_through,
     make_plan,
@@ -37,8 +38,8 @@ final: {top: 2, seeds: [0, 1, 7], steps: 130, evaluate: {samples: 90, initial: t
 budget: {hours: 0.25}
 """
 RATES = {
-    "pixelcnn": Rates(step=0.5, evaluation=2.0, sample=0.1, trial=3.0, disk=1e6, memory=2e8),
-    "pixeliqn": Rates(step=0.7, evaluation=0.0, sample=0.2, trial=1.0, disk=3e6, memory=1e8),
+    "pixelcnn": Rates(0.5, {"search": [(40, 6.0)], "final": [(90, 11.0)]}, trial=3.0, disk=1e6, memory=2e8),
+    "pixeliqn": Rates(0.7, {"search": [(40, 8.0)], "final": [(90, 18.0)]}, trial=1.0, disk=3e6, memory=1e8),
 }
 
 
@@ -90,17 +91,16 @@ def test_finals_start_while_the_other_arm_still_searches():
     assert makespan(lines, 2) == 9 * 6.0  # the final of a runs beside the search of b
 
 
-def write_run(run, sweep, rates, evaluations=3, step=70, samples=(40, 90)):
+def write_run(run, sweep, rates, evaluations=3, step=70):
     """Completed trials with exactly these rates, two at once."""
     for arm, one in rates.items():
-        for number, drawn in itertools.product(range(5), samples):
-            stage = "search" if drawn == samples[0] else "final"
+        for number, (stage, [(drawn, each)]) in itertools.product(range(5), one.evaluation.items()):
             folder = run.trial(f"{arm}-{stage}-{number}")
             folder.path.mkdir(parents=True)
             config = kinds(sweep.arms[arm])[0].to_dict()
             content = {"format": FORMAT, "config": config, "params": {}, "seed": 0, "source": None, "provenance": {}}
             write_json(folder.config, content)
-            scoring = [(i + 1) * (one.evaluation + drawn * one.sample) for i in range(evaluations)]
+            scoring = [(i + 1) * each for i in range(evaluations)]
             records = [
                 {"step": (i + 1) * step, "time": 0.0, "samples": drawn}
                 | {"seconds": scoring[i] + (i + 1) * step * one.step, "evaluate_seconds": scoring[i]}
@@ -119,8 +119,9 @@ def test_the_rates_of_a_recorded_run_are_found_again(sweep, tmp_path):
     handover = hand_over(load_runs(run.path))
     for arm, one in RATES.items():
         assert found[arm].step == pytest.approx(one.step)
-        assert found[arm].sample == pytest.approx(one.sample)
-        assert found[arm].evaluation == pytest.approx(one.evaluation, abs=1e-9)
+        assert found[arm].evaluation.keys() == one.evaluation.keys()
+        for stage, [(samples, seconds)] in one.evaluation.items():
+            assert found[arm].evaluation[stage] == [(samples, pytest.approx(seconds))]
         assert found[arm].trial == pytest.approx(one.trial + handover)
         assert found[arm].disk > 0
 
@@ -132,6 +133,20 @@ def test_a_run_of_other_models_gives_no_rates(sweep, load, tmp_path):
         rates_of_run(run.path, load(SWEEP.replace("PRUNER", "none").replace("layers: 1", "layers: 3")))
     with pytest.raises(RunFolderError, match="no completed trial of arm 'other'"):
         rates_of_run(run.path, load(SWEEP.replace("PRUNER", "none").replace("  pixelcnn:", "  other:")))
+
+
+def test_a_stage_that_was_not_measured_evaluates_as_the_other():
+    rates = Rates(step=1.0, evaluation={"search": [(10, 3.0), (30, 7.0)]}, trial=0.0, disk=0.0)
+    assert rates.seconds("final", steps=5, evaluations=2, samples=50) == pytest.approx(5 + 2 * 11)
+
+
+def test_seconds_between_and_beyond_measured_evaluations():
+    points = [(10, 3.0), (30, 7.0), (50, 17.0)]
+    measured = [along(points, samples) for samples in (10, 20, 30, 45, 50)]
+    assert measured == pytest.approx([3.0, 5.0, 7.0, 14.5, 17.0])
+    assert along(points, 5) == pytest.approx(2.0)
+    assert along(points, 100) == pytest.approx(34.0)  # by the last two: proportional, for their line starts below 0
+    assert along([(10, 3.0)], 25) == pytest.approx(7.5)
 
 
 def test_a_line_through_two_evaluations():
@@ -187,6 +202,8 @@ def test_calibration_runs_real_trials_of_each_kind(sweep):
     assert found.keys() == sweep.arms.keys()
     for rates in found.values():
         assert 0 < rates.step < 5
-        assert rates.evaluation + rates.sample > 0
+        assert [count for count, _ in rates.evaluation["search"]] == [32, 64]
+        assert [count for count, _ in rates.evaluation["final"]] == [32, 90]
+        assert all(seconds > 0 for points in rates.evaluation.values() for _, seconds in points)
         assert rates.disk > 1000
         assert rates.memory > 1e7
