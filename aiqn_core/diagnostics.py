@@ -129,7 +129,8 @@ def calibration(
     """P(x < Q(τ | x_<i)) and P(x <= Q(τ | x_<i)) over all sub-pixels of held-out images, Q on the grid of levels.
 
     The images are dealt out to the levels. Each asks its level at half of its sub-pixels, at random, and the others
-    keep levels of their own: so most of what the network is given is drawn as in training.
+    keep levels of their own: so most of what the network is given is drawn as in training. Of fewer images than levels
+    the last levels are left out.
     """
     counts = torch.zeros(3, len(levels), dtype=torch.float64)
     for begin in range(0, len(image), batch_size):
@@ -143,7 +144,8 @@ def calibration(
         quantile = nearest_level(model(x, tau, None if label is None else label[begin : begin + len(batch)]))
         found = (batch < quantile).cpu() & asked, (batch <= quantile).cpu() & asked, asked
         counts.index_add_(1, group, torch.stack([hit.flatten(1).sum(1) for hit in found]).double())
-    return Calibration(torch.tensor(levels, dtype=torch.float64), counts[0] / counts[2], counts[1] / counts[2])
+    below, upto, asked = counts[:, counts[2] > 0]
+    return Calibration(torch.tensor(levels, dtype=torch.float64)[counts[2] > 0], below / asked, upto / asked)
 
 
 @torch.no_grad()

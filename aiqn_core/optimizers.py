@@ -26,7 +26,7 @@ def build_optimizer(
             return RMSpropTF(parameters, **own)
         case "adam":
             betas = own.pop("beta1"), own.pop("beta2")
-            return torch.optim.Adam(parameters, betas=betas, **own, fused=recorded or None)
+            return torch.optim.Adam(parameters, betas=betas, **own, fused=recorded or None, capturable=recorded)
         case "sgd":
             return torch.optim.SGD(parameters, **own, fused=recorded or None)
 

@@ -11,6 +11,7 @@ from aiqn_core.archives import Member, members
 
 CHUNK = 512  # decoded images kept before they are written
 LARGEST_PICTURE = 4096**2  # pixels
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # what is in a file decides, not its name: no others are decoded
 
 
 class PrepareError(ValueError):
@@ -91,7 +92,7 @@ def decode(
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content)) as file:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as file:
             if file.width * file.height > LARGEST_PICTURE:
                 raise PrepareError(f"{name}: saw {file.width} x {file.height} pixels, expected at most 4096 x 4096")
             if file.mode[0] in "IF":  # Pillow would cut these values off at 255

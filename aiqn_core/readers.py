@@ -17,7 +17,7 @@ from aiqn_core.archives import DAMAGE, LARGEST_MEMBER, Member, members
 from aiqn_core.pictures import CHUNK, Chunk, Place, PrepareError, decode, pictures, stack
 from aiqn_core.unpickle import UnpickleError, read_pickle
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")  # see `pictures.FORMATS`
 CELEBA_TRAIN = 162_770  # images 1 to this are the published training split
 
 # --- CIFAR-10 --------------------------------------------------------------------------------------------------------

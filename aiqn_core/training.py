@@ -1,7 +1,7 @@
 """The training loop: a generator that yields what it measured; its caller logs, saves and stops."""
 
-import contextlib
 import copy
+import errno
 import functools
 import math
 import os
@@ -425,11 +425,23 @@ def restore(state: TrainState, content: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The content of a checkpoint on the CPU, or None where there is none or it is damaged."""
-    # torch.load raises many types on damaged bytes (RuntimeError, UnpicklingError, EOFError, KeyError, ...).
-    with contextlib.suppress(Exception):
-        return torch.load(path, map_location="cpu", weights_only=True)
-    return None
+    """The content of a checkpoint on the CPU, or None where there is none or it is damaged.
+
+    Raises OSError where the storage fails to give what may well be there: nobody must start anew for that.
+    """
+    try:
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # damaged bytes can point to before the start of the file
+            return None
+        raise
+    except Exception:  # of damaged bytes torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
+        return None
 
 
 def previous_checkpoint(path: Path) -> Path:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,25 @@ def calibrate(sweep: Sweep, seconds: float = SECONDS) -> dict[str, Rates]:
 
     Trials at once compete for memory, caches and clock, so as many are measured at once as one GPU, or the CPU, holds.
     """
-    slots, _ = room(sweep, 1 if sweep.resources.gpu else None)
+    workers = sweep.resources.workers
+    slots = room(sweep, 1 if sweep.resources.gpu else None)[0] * (1 if sweep.resources.gpu else workers)
     if sweep.resources.gpu and not _gpu_here():
         message = f"saw {sweep.resources.gpu:g}, but this machine has no GPU to calibrate on; plan with --from RUN"
         raise ConfigError([Problem("resources.gpu", message)])
     work = {name: [_stages(config, sweep.final) for config in kinds(arm)] for name, arm in sweep.arms.items()}
     order = {"work": work, "seconds": seconds, "threads": max(1, int(sweep.resources.cpu))}
     command = [sys.executable, "-m", "orchestrator.calibration"]
-    workers = [
+    processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(slots)
     ]
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write(json.dumps(order))
-        worker.stdin.close()
-    answers = [json.loads(worker.stdout.read()) for worker in workers if worker.stdout is not None]
-    if any(worker.wait() for worker in workers):
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(order))
+        process.stdin.close()
+    answers = [json.loads(process.stdout.read()) for process in processes if process.stdout is not None]
+    if any(process.wait() for process in processes):
         raise RuntimeError("a calibration process failed; what it said is above")
-    return {name: _mean([Rates(**answer[name]) for answer in answers]) for name in work}
+    return {name: _shared(_mean([Rates(**answer[name]) for answer in answers]), workers) for name in work}
 
 
 def packing_advice(sweep: Sweep) -> str:
@@ -67,6 +69,14 @@ def _stages(config: TrainConfig, final: Final | None) -> dict[str, Any]:
     """A configuration of the search, and the same as a final."""
     mapping = config.to_dict()
     return {"search": mapping} if final is None else {"search": mapping, "final": with_final(mapping, final)}
+
+
+def _shared(rates: Rates, workers: int) -> Rates:
+    """What was measured alone, as if so many workers were so many times as fast."""
+    points = {
+        stage: [(samples, seconds / workers) for samples, seconds in own] for stage, own in rates.evaluation.items()
+    }
+    return replace(rates, step=rates.step / workers, evaluation=points)
 
 
 def _gpu_here() -> bool:

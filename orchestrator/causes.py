@@ -18,6 +18,7 @@ CONFIGURATION = "configuration"
 DATA_MISSING = "data missing"
 GPU_FAULT = "GPU fault"
 DISK_FULL = "disk full"
+STORAGE = "storage"
 KILLED = "process killed"
 KILLED_FOR_MEMORY = "killed for memory"
 NODE_LOST = "node lost"
@@ -40,6 +41,7 @@ POLICIES = {
     WORKER_LOST: Policy(retried=True, avoided=False),  # one of several that train a trial together
     SILENT: Policy(retried=True, avoided=False),
     DISK_FULL: Policy(retried=True, avoided=False),
+    STORAGE: Policy(retried=True, avoided=False),  # it did not answer, or not with what it holds
     # Nobody's: tried again without being counted.
     NODE_LOST: Policy(retried=True, avoided=False),
     PREEMPTED: Policy(retried=True, avoided=False),
@@ -52,6 +54,11 @@ OTHER = Policy(retried=False, avoided=False)  # an exception in the trainer: a b
 def policy(cause: str | None) -> Policy:
     """What follows from a cause; exceptions of the trainer have the name of their type as cause."""
     return POLICIES.get(cause or "", OTHER)
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether the storage failed to answer, as network file systems do for a while."""
+    return isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO)
 
 
 def no_space(error: BaseException) -> bool:

@@ -286,6 +286,7 @@ def calibrated(loaded: "Sweep") -> "tuple[dict[str, Rates], str]":
 
 def within_budget(loaded: "Sweep", runs: Path, yes: bool) -> None:
     """Ask before a sweep starts whose plan is above its budget; exit where nobody can be asked."""
+    from aiqn_core.config import ConfigError
     from orchestrator import plan as planning
     from orchestrator.runs import RunFolder
 
@@ -294,7 +295,11 @@ def within_budget(loaded: "Sweep", runs: Path, yes: bool) -> None:
         return
     rates, basis = planning.stored_rates(run, loaded)
     if rates is None:
-        rates, basis = calibrated(loaded)
+        try:
+            rates, basis = calibrated(loaded)
+        except ConfigError as error:  # the machine that starts a sweep need not be one that trains
+            print(f"{error}\nThe plan is not known; the sweep stops where its budget is spent.", file=sys.stderr)
+            return
     made = planning.make_plan(loaded, rates, basis)
     planning.store_plan(run, made, rates)
     if not (above := planning.over_budget(made, loaded)):

@@ -5,6 +5,7 @@ from pathlib import Path
 from orchestrator.runs import TRIAL_ID, RunFolder, RunFolderError, load_runs, write_json
 
 SWEEP = "stop"  # the file that asks for the whole sweep; that for a trial has its name behind a dot
+STOPPED = "stopped"  # the file that tells who starts sweeps by itself to leave this one, until the next start
 
 
 def ask_to_stop(run_folder: Path | str, trial: str | None = None) -> str:
@@ -24,8 +25,13 @@ def ask_to_stop(run_folder: Path | str, trial: str | None = None) -> str:
     return f"asked {owner} to stop {what} after the current evaluation"
 
 
+def note_stop(run: RunFolder, why: str) -> None:
+    """Leave word that the sweep has ended because it was asked to, or its budget is spent, and not by a signal."""
+    write_json(run.control / STOPPED, {"why": why})
+
+
 def take_requests(run: RunFolder) -> tuple[bool, list[str]]:
-    """Whether the sweep was asked to stop, and which trials; taken requests are gone."""
+    """Whether the sweep was asked to stop, and which trials; taken requests are gone, and word of an earlier stop."""
     sweep, trials = False, []
     for path in sorted(run.control.glob(f"{SWEEP}*")):
         path.unlink(missing_ok=True)

@@ -197,7 +197,7 @@ class Spent:
         """Which limit of the sweep's budget is reached, in words; "" where none is."""
         spent = {
             "hours": self.seconds / 3600,
-            "gpu_hours": self.trial_seconds * self.sweep.resources.gpu / 3600,
+            "gpu_hours": self.trial_seconds * self.sweep.resources.gpu * self.sweep.resources.workers / 3600,
         }
         limits = self.sweep.budget.model_dump()
         reached = [key for key, limit in limits.items() if limit is not None and spent[key] >= limit]

@@ -1,12 +1,14 @@
 """Kubernetes with KubeRay: the sweep file as a ConfigMap and the sweep as a RayJob, whose retries continue it."""
 
 import re
+import shlex
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import yaml
 
+from orchestrator.control import STOPPED
 from orchestrator.jobs import FILE, Job, JobError, call
 
 LONGEST_NAME = 47  # of a RayJob: KubeRay appends to it
@@ -33,7 +35,7 @@ def ray_job(job: Job) -> dict[str, Any]:
         "kind": "RayJob",
         "metadata": {"name": name(job), "namespace": settings.namespace, "labels": {"app": "aiqn"}},
         "spec": {
-            "entrypoint": job.command("python", f"{FOLDER}/{FILE}"),
+            "entrypoint": entrypoint(job),
             "submissionMode": "HTTPMode",  # no pod of its own that could be evicted while the sweep runs
             "backoffLimit": settings.retries,
             "shutdownAfterJobFinishes": True,
@@ -49,6 +51,19 @@ def ray_job(job: Job) -> dict[str, Any]:
             },
         },
     }
+
+
+def entrypoint(job: Job) -> str:
+    """The sweep as a shell command that fails only where another attempt of KubeRay's helps.
+
+    It does not where trials failed, the input is wrong, somebody stopped the sweep or its budget is spent.
+    """
+    stopped = shlex.quote(str(job.run.control / STOPPED))
+    return (
+        f"rm -f {stopped}; {job.command('python', f'{FOLDER}/{FILE}')}; code=$?; "
+        f"if [ $code -eq 1 ] || [ $code -eq 2 ] || [ -e {stopped} ]; "
+        'then echo "the sweep ended with code $code, which no retry would change"; exit 0; fi; exit $code'
+    )
 
 
 def head(job: Job) -> dict[str, Any]:

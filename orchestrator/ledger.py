@@ -77,6 +77,7 @@ class Ledger:
         self.pending: list[tuple[str, str, FrozenTrial]] = []  # unfinished trials of a driver that is gone
         self.damaged: list[tuple[str, str, FrozenTrial]] = []  # ended, but their folders have lost something
         self._winners: dict[str, tuple[int, list[FrozenTrial]]] = {}
+        self.finals: dict[str, set[tuple[int, int]]] = {arm: set() for arm in sweep.arms}  # (source, seed), once chosen
         for (arm, stage), study in self.studies.items():
             for frozen in study.get_trials(deepcopy=False):
                 self._take_up(arm, stage, frozen)
@@ -98,6 +99,8 @@ class Ledger:
         """Count a trial of an earlier start, or note that there is work left in it."""
         if frozen.state == TrialState.RUNNING:
             self.pending.append((arm, stage, frozen))
+        if stage == "final":
+            self.finals[arm].add((frozen.user_attrs["source"], frozen.user_attrs["seed"]))
         if ATTRIBUTE in frozen.user_attrs or not frozen.state.is_finished():
             return
         state = frozen.user_attrs.get("outcome", {}).get("state", "failed")
@@ -147,8 +150,9 @@ class Ledger:
             return self.sweep.search.trials
         if self.sweep.final is None:
             return 0
-        top = len(self.winners(arm)) if self._search_complete(arm) else self.sweep.final.top
-        return max(top * len(self.sweep.final.seeds), self.states[arm, stage].total())
+        if not self._search_complete(arm):
+            return max(self.sweep.final.top * len(self.sweep.final.seeds), len(self.finals[arm]))
+        return len(self.finals[arm] | self._wanted(arm).keys())  # after more search trials others may have won
 
     def steps(self, arm: str, stage: str) -> int:
         """Training steps of one trial of a stage."""
@@ -165,6 +169,11 @@ class Ledger:
             own = [trial for trial in trials if ATTRIBUTE not in trial.user_attrs]
             self._winners[arm] = ended, ranked(own, self.objectives)[: self.sweep.final.top]
         return self._winners[arm][1]
+
+    def _wanted(self, arm: str) -> dict[tuple[int, int], dict[str, Any]]:
+        """The finals that the search calls for: (source, seed) -> parameters, in the order of their training."""
+        seeds = self.sweep.final.seeds if self.sweep.final else ()
+        return {(winner.number, seed): winner.params for winner in self.winners(arm) for seed in seeds}
 
     def _next_search(self, arm: str) -> Assignment:
         study, space = self.studies[arm, "search"], self.sweep.arms[arm].space
@@ -197,10 +206,7 @@ class Ledger:
         study, space = self.studies[arm, "final"], self.sweep.arms[arm].space
         trials = study.get_trials(deepcopy=False)
         if not any(trial.state == TrialState.WAITING for trial in trials):
-            known = {(trial.user_attrs["source"], trial.user_attrs["seed"]) for trial in trials}
-            wanted = {
-                (winner.number, seed): winner.params for winner in self.winners(arm) for seed in self.sweep.final.seeds
-            }
+            known, wanted = self.finals[arm], self._wanted(arm)
             recorded = handed_out(self.run, trial_id(arm, "final", len(trials)), space)
             if recorded and (pair := (recorded["source"], recorded["seed"])) not in known:
                 wanted = {pair: recorded["fixed"]}
@@ -208,6 +214,7 @@ class Ledger:
             if not missing:
                 return None
             source, seed = missing[0]
+            known.add(missing[0])
             study.enqueue_trial(wanted[source, seed], user_attrs={"source": source, "seed": seed})
         study.sampler = optuna.samplers.RandomSampler(seed=0)  # never asked: every parameter is fixed
         return self._hand_out(arm, "final", study.ask())
@@ -292,7 +299,8 @@ class Ledger:
             row.reported.add(row.step)
             row.trial.report(row.values[0], row.step)
         last = row.step >= row.assignment.config["train"]["steps"]
-        return row.assignment.stage == "search" and not last and self._pruned(row)
+        known = row.step < max(row.reported)  # said again by another attempt: it was judged there, and went on
+        return row.assignment.stage == "search" and not last and not known and self._pruned(row)
 
     def _pruned(self, row: Row) -> bool:
         if not row.trial.should_prune():

@@ -1,5 +1,7 @@
 """The terminal view of a running sweep: a live table in a terminal, plain lines elsewhere."""
 
+import os
+import sys
 import time
 from dataclasses import dataclass
 from typing import Self
@@ -65,7 +67,10 @@ class Lines(View):
     """One line when a trial has ended, and now and then while all are busy."""
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # whoever read our output has gone, for example with the same Ctrl-C: the sweep goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def __init__(self) -> None:
         self.last, self.ended = 0.0, -1
@@ -74,14 +79,14 @@ class Lines(View):
     def update(self, board: Board) -> None:
         for line in board.notes:
             if line not in self.notes:
-                print(line, flush=True)
+                self.say(line)
         self.notes = board.notes
         ended = sum(tally.ended for tally in board.tallies)
         if ended == self.ended and time.monotonic() - self.last < LINE_SECONDS:
             return
         self.last, self.ended = time.monotonic(), ended
         parts = [summary(tally, board.metric) for tally in board.tallies if tally.ended or tally.running]
-        print(f"[{clocks(board)}] " + "; ".join(parts) + note(board), flush=True)
+        self.say(f"[{clocks(board)}] " + "; ".join(parts) + note(board))
 
 
 class Screen(View):

@@ -12,6 +12,7 @@ from torch import Tensor
 from aiqn_core.data import ImageData, encode_png, image_grid, load_data
 from aiqn_core.inpainting import HALVES, Completions, complete, half
 from aiqn_core.models import PixelCNN, PixelIQN, tau_shape
+from aiqn_core.pictures import FORMATS
 from aiqn_core.sampling import sample
 from aiqn_core.trained import Trained, kept_steps, load_trained
 from aiqn_core.training import CheckpointError
@@ -119,7 +120,7 @@ def read_mask(mask: str, height: int, width: int) -> Tensor:
     from PIL import Image
 
     try:
-        picture = Image.open(io.BytesIO(Path(mask).read_bytes())).convert("L")
+        picture = Image.open(io.BytesIO(Path(mask).read_bytes()), formats=FORMATS).convert("L")
     except (OSError, ValueError, SyntaxError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a picture that can be read"
         raise RequestError(f"--mask: saw {mask!r}, {reason}; expected {', '.join(HALVES)}, or a PNG") from None

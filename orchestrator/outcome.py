@@ -25,6 +25,8 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except (RequestError, RunFolderError) as error:
         print(error, file=sys.stderr)
+    except PermissionError as error:
+        print(f"{error.filename}: {error.strerror}; have it made accessible, or use another", file=sys.stderr)
     except Exception as error:
         from aiqn_core.config import ConfigError
         from aiqn_core.prepare import PrepareError

@@ -106,8 +106,8 @@ def make_plan(sweep: Sweep, rates: Mapping[str, Rates] | None = None, basis: str
         lines=lines,
         slots=slots,
         machine=machine,
-        cpu=sweep.resources.cpu,
-        gpu=sweep.resources.gpu,
+        cpu=sweep.resources.cpu * sweep.resources.workers,
+        gpu=sweep.resources.gpu * sweep.resources.workers,
         upper_bound=sweep.search.pruner["name"] != "none",
         wall_seconds=makespan(lines, slots) if known else None,
         disk=sum(line.trials * known[line.arm].disk for line in lines) if known else None,
@@ -129,13 +129,13 @@ def _line(sweep: Sweep, arm: str, stage: str, rates: Mapping[str, Rates] | None)
 
 def room(sweep: Sweep, gpus: int | None = None) -> tuple[int, str]:
     """How many trials run at once, and on what: on `gpus` GPUs, or else on this machine."""
-    need = sweep.resources
+    need, workers = sweep.resources, sweep.resources.workers
     cores = len(os.sched_getaffinity(0))
     if need.gpu:
         count = gpus if gpus is not None else _gpus_here() or 1
         each = math.floor(1 / need.gpu + 1e-9) if need.gpu <= 1 else 1 / need.gpu
-        return max(1, math.floor(count * each)), f"{count} GPU{'s' if count > 1 else ''}"
-    return max(1, math.floor(cores / need.cpu + 1e-9)), f"{cores} CPU core{'s' if cores > 1 else ''}"
+        return max(1, math.floor(count * each / workers + 1e-9)), f"{count} GPU{'s' if count > 1 else ''}"
+    return max(1, math.floor(cores / need.cpu / workers + 1e-9)), f"{cores} CPU core{'s' if cores > 1 else ''}"
 
 
 def _gpus_here() -> int:

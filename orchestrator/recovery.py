@@ -55,6 +55,8 @@ def intact(folder: TrialFolder, state: str, steps: int | None = None) -> bool:
     status, recorded = folder.read_status(), read_json(folder.config)
     if status.get("state") != state or recorded is None:
         return False
+    if state == "pruned":  # its process may have measured more than the driver had heard of
+        return (folder.last_step() or 0) >= status.get("step", 0)
     trained = recorded["config"]["train"]["steps"] if state == "completed" else status.get("step")
     if state == "completed" and steps is not None and recorded["config"]["train"]["steps"] < steps:
         return False

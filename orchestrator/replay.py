@@ -11,8 +11,9 @@ import optuna
 import yaml
 
 from aiqn_core.config import ConfigError, Problem
+from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives
-from orchestrator.samplers import make_pruner
+from orchestrator.samplers import arrivals, make_pruner
 
 REGRET, SHARE = 0.02, 0.25  # what a pruner is worth having for
 PRUNERS = ("none", "median", "{name: percentile, percentile: 25.0}", "asha", "hyperband")
@@ -54,7 +55,7 @@ def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers
     curves = sorted((curve for curve in curves if curve.points), key=lambda curve: (curve.number, curve.arm))
     if not curves:
         raise RunFolderError(f"{run_folder}: no search trial has ended yet; there is nothing to replay")
-    return [_replayed(curves, dict(pruner), objective["direction"], workers) for pruner in pruners]
+    return [_replayed(curves, dict(pruner), recorded, workers) for pruner in pruners]
 
 
 def parse_pruner(text: str) -> dict[str, Any]:
@@ -87,11 +88,11 @@ def _curve(run: Run, metric: str) -> _Curve:
     return _Curve(run.arm, run.number, points, run.state == "completed")
 
 
-def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], direction: str, workers: int) -> Replay:
+def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    towards = optuna.study.StudyDirection[direction.upper()]
-    pruner = make_pruner(settings, direction)
-    studies = {curve.arm: optuna.create_study(direction=towards, pruner=pruner) for curve in curves}
+    direction = objectives(recorded)[0]["direction"]
+    studies = {arm: _study(settings, direction, recorded["arms"][arm]) for arm in {curve.arm: 0 for curve in curves}}
+    fewest = fewest_arrivals(settings, recorded["search"].get("min_arrivals"))
     waiting, clock, steps, pruned = list(reversed(curves)), 0.0, 0, 0
     chosen: dict[str, float | None] = dict.fromkeys(studies)
     best = min if direction == "minimize" else max
@@ -114,7 +115,7 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], direction: str
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 trial.report(value, step)
-                stop = not last and trial.should_prune()
+                stop = not last and trial.should_prune() and _arrived(trial) >= fewest
         if not (last or stop):
             ahead = curve.points[index + 1][1] - seconds
             heapq.heappush(events, (clock + ahead, order, index + 1, curve, trial))
@@ -130,6 +131,17 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], direction: str
     regret = {arm: _regret(curves, arm, value, best) for arm, value in chosen.items()}
     name = settings["name"] + "".join(f" {key}={value}" for key, value in settings.items() if key != "name")
     return Replay(name, steps, steps / total if total else 0.0, clock, pruned, chosen, regret)
+
+
+def _study(settings: dict[str, Any], direction: str, arm: Mapping[str, Any]) -> optuna.Study:
+    """An arm's study with its pruner as a sweep would have it."""
+    pruner = make_pruner(completed(settings, arm["evaluate"]["every"], arm["train"]["steps"]), direction)
+    return optuna.create_study(direction=optuna.study.StudyDirection[direction.upper()], pruner=pruner)
+
+
+def _arrived(trial: optuna.Trial) -> int:
+    study = trial.study
+    return arrivals(study, study._storage.get_trial(trial._trial_id))
 
 
 def _regret(curves: Sequence[_Curve], arm: str, value: float | None, best: Any) -> float | None:

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.causes import KILLED, KILLED_FOR_MEMORY, NODE_LOST, PREEMPTED, WORKER_LOST
-from orchestrator.control import take_requests
+from orchestrator.control import note_stop, take_requests
 from orchestrator.driver import Driver, Outside, Spent, check_space, storage_error
 from orchestrator.ledger import Ledger
 from orchestrator.live import View
@@ -91,11 +91,13 @@ def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") ->
     plan_at_start(run, sweep)
     take_requests(run)  # of an earlier driver
     ledger = Ledger(run, sweep)
+    mark_finished(run, ledger.complete)  # not any more, where the sweep has grown
     reported = ledger.complete and run.report.is_dir()
     with mirroring(run, sweep.tracking.uri) as mirror:
         if ledger.complete:
             view.say("Nothing to train: every trial has ended.")
         elif over := Spent(ledger).over_budget():
+            note_stop(run, over)
             view.say(over)
         else:
             drive(ledger, view, interrupt, mirror)
@@ -442,6 +444,8 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
         check_space(ledger)
         raise driver.failure
     if driver.stopping:
+        if not interrupt.asked:
+            note_stop(ledger.run, driver.stopping)
         view.say(driver.stopping)
 
 

@@ -72,6 +72,7 @@ class Sent:
     status: str = "RUNNING"  # MLflow's
     images: set[int] = field(default_factory=set)
     described: bool = True  # whether its parameters are there
+    config_hash: str = ""
 
 
 class Mirror:
@@ -99,6 +100,7 @@ class Mirror:
             return
         records, described = int(tags.get("mirrored", 0)), bool(known.data.params)
         sent = Sent(known.info.run_id, records, tags.get("state", ""), known.info.status, described=described)
+        sent.config_hash = tags.get("config_hash", "")
         other = self.sent.get(tags["trial"], sent)
         self.sent[tags["trial"]] = max(other, sent, key=lambda one: one.records)
         if other is not sent:
@@ -119,9 +121,12 @@ class Mirror:
     def _send(self, run: Run) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        sent = self.sent.get(run.id)
+        sent, digest = self.sent.get(run.id), run.provenance.get("config_hash", "")
+        if sent is not None and sent.config_hash != digest:  # a final that is longer now, and may have begun anew
+            self.client.delete_run(sent.run_id)
+            sent = None
         if sent is None:
-            sent = self.sent[run.id] = Sent(self._create_child(run), described=False)
+            sent = self.sent[run.id] = Sent(self._create_child(run), described=False, config_hash=digest)
         metrics = [
             Metric(key, float(value), int(record["time"] * 1000), record["step"])
             for record in run.history[sent.records :]

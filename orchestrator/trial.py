@@ -28,8 +28,10 @@ from orchestrator.causes import (
     GPU_MEMORY,
     HOST_MEMORY,
     NOT_FINITE,
+    STORAGE,
     WORKER_LOST,
     no_space,
+    unreachable,
 )
 from orchestrator.runs import (
     FORMAT,
@@ -263,7 +265,8 @@ def classify(error: Exception) -> tuple[str, str]:
         case WorkerLostError():
             return "failed", WORKER_LOST
         case _:
-            return "failed", DISK_FULL if no_space(error) else type(error).__name__
+            known = DISK_FULL if no_space(error) else STORAGE if unreachable(error) else None
+            return "failed", known or type(error).__name__
 
 
 @contextmanager

@@ -32,6 +32,7 @@ def train(
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from orchestrator.single import train_one
+        from orchestrator.trial import DataMissingError
 
         folder, config, records = train_one(file, runs)
         objective = config.metrics[0]
@@ -49,6 +50,8 @@ def train(
         except KeyboardInterrupt:
             print("Stopped; run the same command again to continue from the last evaluation.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+        except DataMissingError as error:
+            raise RequestError(str(error)) from None
         except ArithmeticError as error:  # the loss is no longer finite: recorded as the trial's end
             print(f"{folder.path.name} diverged: {error}  log: {folder.log}", file=sys.stderr)
             raise typer.Exit(TRIALS_FAILED) from None
@@ -139,6 +142,6 @@ def evaluate(
                 scored = evaluate_trial(source, against, **settings)
             else:
                 scored = evaluate_files(source, against, **settings)
-        except (SamplesError, CheckpointError) as error:
+        except (SamplesError, CheckpointError, ArithmeticError) as error:
             raise RequestError(str(error)) from None
         print(json.dumps(scored._asdict()) if as_json else "\n".join(scored_lines(scored)))

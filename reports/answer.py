@@ -53,14 +53,20 @@ def answer(results: Results) -> Answer:
         return Answer(f"{sentence}{' yet' if absent else ''}.", " ".join(qualifier))
     qualifier.append(_second_opinion(results, finals, order))
     against = ", ".join(f"{shown[arm]} for {arm}" for arm in order[1:])
-    verdict = next(v for v in verdicts(results) if {v.better, v.worse} == set(order[:2]))
-    tested = "no test is possible with one seed" if verdict.p is None else f"Welch's t-test, p = {verdict.p:.2g}"
+    own = [verdict for verdict in verdicts(results) if order[0] in (verdict.better, verdict.worse)]
+    ps = [verdict.p for verdict in own if verdict.p is not None]
+    bound = "p =" if len(own) == 1 else "all p ≤"
+    untested = "no test is possible with one seed"
+    tested = f"Welch's t-test, {bound} {max(ps):.2g}" if len(ps) == len(own) else untested
+    clear = all(verdict.distinguishable for verdict in own)
     better = "lower" if objective.lower_is_better else "higher"
-    if verdict.distinguishable:
+    if clear:
         sentence = f"{order[0]} reaches the {better} {objective.name}: {shown[order[0]]}, against {against} ({tested})."
     else:
+        apart = [verdict.worse for verdict in own if verdict.distinguishable]
+        tested += f"; distinguishable from {', '.join(apart)} alone" if apart else ""
         sentence = f"No clear difference: {objective.name} is {shown[order[0]]} for {order[0]}, {against} ({tested})."
-    return Answer(sentence, " ".join(filter(None, qualifier)), order[0] if verdict.distinguishable else None)
+    return Answer(sentence, " ".join(filter(None, qualifier)), order[0] if clear else None)
 
 
 def _summary(runs: list[Run], metric: str) -> Summary:

@@ -215,6 +215,7 @@ PAPER = {
     ("imagenet32", "pixeliqn", 20, True): Published(10.18, 22.99),
 }
 PAPER_PLANES = {15: 128, 20: 256}
+PAPER_MODEL = {"trunk": "gated", "kernel": 5, "skip_planes": 1024}
 PAPER_SAMPLES = PAPER_REFERENCE = 10_000
 
 
@@ -251,6 +252,8 @@ def papers(data: str, finals: Sequence[Run]) -> Published | None:
             and record.get("samples") == PAPER_SAMPLES
             and (run.provenance.get("protocol") or {}).get("reference") == PAPER_REFERENCE
             and model.get("planes") == PAPER_PLANES.get(model.get("layers", 0))
+            and all(model.get(key, value) in (None, value) for key, value in PAPER_MODEL.items())
+            and (run.provenance.get("protocol") or {}).get("model_weights") == "averaged"
         )
         key = (data, str(model.get("name")), model.get("layers", 0), bool(model.get("conditional")))
         found.add(PAPER.get(key) if same else None)

@@ -225,4 +225,5 @@ def evaluation_seconds(run: Run) -> float:
 
 def device_hours(results: Results, seconds: float) -> float:
     """Seconds of trials as hours of the devices they hold."""
-    return seconds / 3600 * (results.resources.get("gpu") or results.resources.get("cpu") or 1)
+    each = results.resources.get("gpu") or results.resources.get("cpu") or 1
+    return seconds / 3600 * each * results.resources.get("workers", 1)

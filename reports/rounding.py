@@ -8,13 +8,14 @@ from typing import Any
 from reports.results import Summary
 
 MISSING = "—"
+LONGEST = 1e15  # from here on all digits before the point say nothing more than the power of ten
 
 
 def rounded(value: float | None, digits: int = 4) -> str:
     """A number with `digits` significant digits; digits before the point are all kept."""
     if value is None or not math.isfinite(value):
         return MISSING
-    if value != 0 and abs(value) < 1e-4:
+    if value != 0 and not 1e-4 <= abs(value) < LONGEST:
         return f"{value:.{digits - 1}e}"
     number = Decimal(repr(float(value)))
     return f"{_at(number, min(0, number.adjusted() - digits + 1) if number else 0):,f}"
@@ -26,6 +27,8 @@ def plus_minus(summary: Summary | None) -> str:
         return MISSING
     if not summary.deviation:
         return rounded(summary.mean) + ("" if summary.deviation is None else " ± 0")
+    if max(abs(summary.mean), summary.deviation) >= LONGEST:
+        return f"{summary.mean:.3e} ± {summary.deviation:.1e}"
     deviation = Decimal(repr(summary.deviation))
     place = min(0, deviation.adjusted() - 1)
     return f"{_at(Decimal(repr(float(summary.mean))), place):,f} ± {_at(deviation, place, ROUND_CEILING):,f}"

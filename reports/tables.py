@@ -161,12 +161,11 @@ def plan_and_actual(results: Results) -> Table:
         rows.append(("wall clock", "seconds", results.plan.get("wall_seconds"), wall_seconds(results)))
     columns = ["quantity", "unit", "planned", "actual"]
     data = pd.DataFrame(rows, columns=columns)
-    data["ratio"] = [
-        a / p if a is not None and p else None for p, a in zip(data["planned"], data["actual"], strict=True)
-    ]
+    ratios = [a / p if a is not None and p else None for _, _, p, a in rows]
+    data["ratio"] = ratios
     shown = [
         {"Quantity": name, "Planned": _in(unit, planned), "Actual": _in(unit, actual), "Actual / planned": ratio}
-        for (name, unit, planned, actual), ratio in zip(rows, map(_ratio, data["ratio"]), strict=True)
+        for (name, unit, planned, actual), ratio in zip(rows, map(_ratio, ratios), strict=True)
     ]
     notes = [f"Planned from {results.plan['basis']}."] if results.plan.get("basis") else []
     if results.plan.get("upper_bound"):

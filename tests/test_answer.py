@@ -1,9 +1,10 @@
+import json
 import shutil
 import statistics
 
 from run_folders import FLOOR, SEEDS, distance, finals_by_hand, record, write_sweep, write_trial
 
-from orchestrator.runs import RunFolder
+from orchestrator.runs import RunFolder, write_json
 from reports.answer import answer as answer_of
 from reports.comparison import comparison
 from reports.results import read_results
@@ -56,3 +57,18 @@ def test_without_finals_the_search_answers_with_its_own_caveat(folder: RunFolder
     assert f"{expected[0]} for pixeliqn, {expected[1]} for pixelcnn" in answer.sentence
     assert "optimistic" in answer.qualifier
     assert "512 samples" in answer.qualifier
+
+
+def test_the_best_of_three_must_be_distinguishable_from_both(folder: RunFolder) -> None:
+    """The third arm's mean is the worst, but its seeds are so far apart that it may be the best."""
+    sweep = json.loads(folder.sweep_json.read_text())
+    sweep["sweep"]["arms"]["third"] = sweep["sweep"]["arms"]["pixelcnn"]
+    write_json(folder.sweep_json, sweep)
+    for seed, shift in zip(SEEDS, (-40.0, 90.0), strict=True):
+        history = [record("pixelcnn", 4, 1500, 1000, shift=shift)]
+        write_trial(folder, "third", "final", seed, history, seed=seed, source=4)
+    answer = answer_of(read_results(folder.path))
+    assert answer.sentence.startswith("No clear difference")
+    assert answer.sentence.endswith("; distinguishable from pixelcnn alone).")
+    assert "all p ≤" in answer.sentence
+    assert answer.leader is None

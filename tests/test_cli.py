@@ -1,10 +1,11 @@
+import errno
 import json
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli import app, within_budget
 from orchestrator.plan import Rates, make_plan, store_plan
 from orchestrator.runs import RunFolder
 from orchestrator.sweep import load_sweep
@@ -118,3 +119,22 @@ def test_a_sweep_above_its_budget_does_not_start_unasked(call, tmp_path):
     assert "Nothing was started" in result.stderr
     assert json.loads(run.plan.read_text())["lines"][0]["seconds"] == pytest.approx(SECONDS)
     assert not run.sweep_json.exists()
+
+
+def test_a_sweep_with_a_budget_starts_where_nothing_can_be_calibrated(tmp_path, capsys):
+    """A login node, or a head that trains nothing, has no GPU; the budget is enforced while the sweep runs."""
+    (tmp_path / "tiny.yaml").write_text(SWEEP)
+    sweep = load_sweep(tmp_path / "tiny.yaml", ["resources.gpu=1", "budget.gpu_hours=5"])
+    within_budget(sweep, tmp_path / "runs", yes=False)
+    assert "this machine has no GPU to calibrate on" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_may_not_be_read_is_one_line(call, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "runs/theirs/plan.json")
+
+    monkeypatch.setattr("orchestrator.status.status_lines", refuse)
+    result = call("status", "runs/theirs")
+    assert result.exit_code == 2
+    assert result.stderr == "runs/theirs/plan.json: Permission denied; have it made accessible, or use another\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from hosts import ROOT, Machines, end, environment, free_port, run, wait_for
-from measured import history
+from measured import numbers
 
 from orchestrator.runs import RunFolder, load_runs, read_json
 
@@ -41,9 +41,9 @@ resources: {cpu: 1, retries: 0}
 AIQN = (sys.executable, "-m", "orchestrator.cli")
 
 
-def numbers(folder):
-    """What every trial measured, without the clocks."""
-    return {item.id: (item.params, item.state, history(item)) for item in load_runs(folder)}
+def changed(*keys):
+    """Words of the command line that change keys of the sweep file."""
+    return [word for key in keys for word in ("--set", key)]
 
 
 def trials(folder, state):
@@ -58,8 +58,8 @@ def undisturbed(tmp_path_factory):
         [*AIQN, "sweep", "study.yaml"], cwd=folder, env=environment(), capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    found = numbers(folder / "runs" / "study")
-    assert {state for _, state, _ in found.values()} == {"completed"}
+    found = numbers(RunFolder(folder / "runs" / "study"))
+    assert {state for _, _, _, state, _ in found.values()} == {"completed"}
     assert len(found) == 14
     return found
 
@@ -102,7 +102,7 @@ def test_a_node_is_killed_and_one_is_added_and_nothing_changes(undisturbed, mach
         lambda: [item for item in load_runs(folder) if item.status.get("host") == machines.host(fourth)], alive=driver
     )
     assert driver.wait(600) == 0, (tmp_path / "driver.log").read_text()
-    assert numbers(folder) == undisturbed
+    assert numbers(RunFolder(folder)) == undisturbed
     runs = {item.id: item for item in load_runs(folder)}
     assert runs[on_third[0].id].status["attempts"] >= 2  # although the sweep allows no retries
     used = {item.status["host"] for item in runs.values()}
@@ -129,7 +129,7 @@ def test_a_node_that_is_not_like_the_others_is_refused_by_name(machines, tmp_pat
     assert not (tmp_path / "runs" / "study" / "trials").exists()
     # it also joins while a sweep runs, and then is left alone, with the reason told
     machines.kill(2)
-    too_large = sweep_on(machines, 1, tmp_path, "--set", "resources.cpu=2")
+    too_large = sweep_on(machines, 1, tmp_path, *changed("resources.cpu=2"))
     wait_for(lambda: (tmp_path / "driver.log").exists())
     assert too_large.wait(300) == 2
     assert "a trial needs {cpu: 2, gpu: 0} on one node, but the cluster has" in (tmp_path / "driver.log").read_text()
@@ -138,13 +138,11 @@ def test_a_node_that_is_not_like_the_others_is_refused_by_name(machines, tmp_pat
 def test_two_workers_on_two_machines_equal_one(undisturbed, machines, tmp_path):
     for number in (machines.add(), machines.add()):
         machines.ray_runs(number, head=None if number == 1 else 1)
-    changes = ("resources.workers=2", "search.trials=1", "final=null")
-    options = [word for change in changes for word in ("--set", change)]
-    driver = sweep_on(machines, 1, tmp_path, *options)
+    driver = sweep_on(machines, 1, tmp_path, *changed("resources.workers=2", "search.trials=1", "final=null"))
     assert driver.wait(600) == 0, (tmp_path / "driver.log").read_text()
-    for trial, (params, state, records) in numbers(tmp_path / "runs" / "study").items():
-        expected_params, _, expected = undisturbed[trial]
-        assert (params, state) == (expected_params, "completed")
+    for trial, (*asked, records) in numbers(RunFolder(tmp_path / "runs" / "study")).items():
+        *expected_asked, expected = undisturbed[trial]
+        assert asked == expected_asked
         losses = [(record["step"], record["loss"]) for record in records[:10]]
         assert [step for step, _ in losses] == [record["step"] for record in expected[:10]]
         assert [loss for _, loss in losses] == pytest.approx([record["loss"] for record in expected[:10]], rel=1e-4)
@@ -237,8 +235,7 @@ def test_a_time_limit_too_short_is_outlived_by_requeueing(undisturbed, slurm, tm
     options = ["cluster.hours=0.05", "cluster.slurm.notice_seconds=60", f"cluster.cpus={os.cpu_count()}"]
     options += ["search.trials=8", "train.steps=6000", "final.steps=6000"]
     (tmp_path / "study.yaml").write_text(SWEEP)
-    words = [word for option in options for word in ("--set", option)]
-    submit = [*AIQN, "submit", "study.yaml", "--to", "slurm", *words]
+    submit = [*AIQN, "submit", "study.yaml", "--to", "slurm", *changed(*options)]
     for said in ("submitted study as Slurm job", "is in the queue already"):
         result = subprocess.run(submit, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
@@ -267,9 +264,9 @@ def test_a_time_limit_too_short_is_outlived_by_requeueing(undisturbed, slurm, tm
     local = tmp_path / "local"
     local.mkdir()
     (local / "study.yaml").write_text(SWEEP)
-    command = [*AIQN, "sweep", "study.yaml", *words]
+    command = [*AIQN, "sweep", "study.yaml", *changed(*options)]
     assert subprocess.run(command, cwd=local, env=environment(), capture_output=True, check=False).returncode == 0
-    assert numbers(folder) == numbers(local / "runs" / "study")
+    assert numbers(RunFolder(folder)) == numbers(RunFolder(local / "runs" / "study"))
 
 
 def test_a_stopped_job_in_the_queue_is_taken_back(slurm, tmp_path):
@@ -277,7 +274,7 @@ def test_a_stopped_job_in_the_queue_is_taken_back(slurm, tmp_path):
     (tmp_path / "study.yaml").write_text(SWEEP)
     folder = tmp_path / "runs" / "study"
     run("scontrol", "update", "PartitionName=main", "State=DOWN")
-    submit = [*AIQN, "submit", "study.yaml", "--to", "slurm", "--set", "cluster.cpus=1"]
+    submit = [*AIQN, "submit", "study.yaml", "--to", "slurm", *changed("cluster.cpus=1")]
     assert subprocess.run(submit, cwd=tmp_path, env=environment(), capture_output=True).returncode == 0
     status = subprocess.run([*AIQN, "status", str(folder)], env=environment(), capture_output=True, text=True)
     assert "submitted to slurm as" in status.stdout
@@ -317,7 +314,7 @@ def job_api(tmp_path):
 
 def test_submit_follow_stop_submit_again_complete(undisturbed, job_api, tmp_path):
     (tmp_path / "study.yaml").write_text(SWEEP)
-    submit = [*AIQN, "submit", "study.yaml", "--to", "ray", "--set", f"cluster.ray.address={job_api}"]
+    submit = [*AIQN, "submit", "study.yaml", "--to", "ray", *changed(f"cluster.ray.address={job_api}")]
     folder = tmp_path / "runs" / "study"
     (tmp_path / "runs").mkdir()
 
@@ -338,7 +335,7 @@ def test_submit_follow_stop_submit_again_complete(undisturbed, job_api, tmp_path
     assert not read_json(folder / "sweep.json")["finished"]
     third = submitted("third.log")
     assert third.wait(600) == 0, (tmp_path / "third.log").read_text()
-    assert numbers(folder) == undisturbed
+    assert numbers(RunFolder(folder)) == undisturbed
     log = (tmp_path / "third.log").read_text()
     assert "made search: 6/6 done" in log  # the sweep's own lines, followed
     # code came with the job, and it knows its commit
@@ -397,7 +394,7 @@ def test_two_sweeps_write_to_one_server_at_once(undisturbed, mlflow_server, tmp_
         folder = tmp_path / name
         folder.mkdir()
         (folder / "study.yaml").write_text(SWEEP.replace("name: study", f"name: {name}"))
-        command = [*AIQN, "sweep", "study.yaml", "--set", f"tracking.uri={mlflow_server}"]
+        command = [*AIQN, "sweep", "study.yaml", *changed(f"tracking.uri={mlflow_server}")]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT)
         sweeps.append((name, process, folder / "runs" / name, folder / "log"))
@@ -414,5 +411,5 @@ def test_two_sweeps_write_to_one_server_at_once(undisturbed, mlflow_server, tmp_
         assert len(client.search_runs([experiment], "tags.trial != ''")) == len(load_runs(folder)) == 14
         (parent,) = client.search_runs([experiment], f"tags.`mlflow.runName` = '{name}'")
         assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"sweep.yaml", "report"}
-        assert numbers(folder) == undisturbed
+        assert numbers(RunFolder(folder)) == undisturbed
     assert list((tmp_path / "artifacts").rglob("sweep.yaml"))  # proxied: only the server writes there

@@ -43,7 +43,7 @@ def test_hours_count_what_a_trial_holds(folder):
         assert table.data["hours"].iloc[0] == pytest.approx(hours)
 
 
-def paper_run(folder, *, data="cifar10", samples=10_000, reference=10_000, planes=128, metric="fid"):
+def paper_run(folder, *, data="cifar10", samples=10_000, reference=10_000, planes=128, metric="fid", **changes):
     """Finals of pixelcnn as the paper's small model on CIFAR-10 would leave them, but for what is given."""
     content = json.loads(folder.sweep_json.read_text())
     content["sweep"]["arms"]["pixelcnn"]["data"] = {"name": data}
@@ -54,8 +54,10 @@ def paper_run(folder, *, data="cifar10", samples=10_000, reference=10_000, plane
         write_trial(folder, "pixelcnn", "final", seed, history, seed=seed, source=4)
         path = folder.trial(f"pixelcnn-final-{seed}").config
         config = json.loads(path.read_text())
-        config["config"] = {"model": {"name": "pixelcnn", "layers": 15, "planes": planes}}
-        config["provenance"]["protocol"]["reference"] = reference
+        model = {"name": "pixelcnn", "layers": 15, "planes": planes, "kernel": 5, "skip_planes": 1024}
+        config["config"] = {"model": model | {key: value for key, value in changes.items() if key != "model_weights"}}
+        weights = {"model_weights": changes.get("model_weights", "averaged")}
+        config["provenance"]["protocol"] |= {"reference": reference, **weights}
         write_json(path, config)
 
 
@@ -69,7 +71,16 @@ def test_the_papers_numbers_stand_beside_ours_where_data_model_and_protocol_matc
 
 @pytest.mark.parametrize(
     "change",
-    [{"data": "digits"}, {"samples": 2500}, {"reference": 5000}, {"planes": 64}, {"metric": "fd_lite0"}],
+    [
+        {"data": "digits"},
+        {"samples": 2500},
+        {"reference": 5000},
+        {"planes": 64},
+        {"metric": "fd_lite0"},
+        {"trunk": "snail"},
+        {"kernel": 3},
+        {"model_weights": "last"},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_and_nowhere_else(folder, change):

@@ -85,6 +85,13 @@ def test_the_implied_density_is_that_of_the_distribution():
     assert torch.allclose(density, z / (0.1 * (1 + z) ** 2))
 
 
+def test_calibration_of_fewer_images_than_levels_leaves_levels_out():
+    found = calibration(Known(lambda x, tau: (256 * tau).floor() / 255), levels(3), generator=generator())
+    assert found.levels.tolist() == [0.05, 0.25, 0.5]
+    assert 0 <= found.error < 0.2
+    assert found.upto.isfinite().all()
+
+
 def test_calibration_of_the_true_quantiles_of_a_shifted_and_of_a_narrow_model():
     image = levels(300)  # x = floor(256 u) / 255, whose quantile is floor(256 τ) / 255
     true = calibration(Known(lambda x, tau: (256 * tau).floor() / 255), image, generator=generator())

@@ -9,7 +9,7 @@ import pytest
 from test_ledger import SWEEP, score, start
 
 from orchestrator import driver as driver_module
-from orchestrator.control import take_requests
+from orchestrator.control import STOPPED, note_stop, take_requests
 from orchestrator.driver import Driver, Outside
 from orchestrator.ledger import Ledger
 from orchestrator.live import View
@@ -144,6 +144,21 @@ def test_what_is_spent_adds_up_over_starts(open_driver):
     assert (spent.seconds, spent.trial_seconds) == (7200.0, 21600.0)
     assert "budget.gpu_hours: 3 are spent" in spent.over_budget()
     assert open_driver("resources: {gpu: 0.5}\nbudget: {gpu_hours: 3.1}\n").spent.over_budget() == ""
+
+
+def test_gpu_hours_are_those_of_all_workers_of_a_trial(open_driver):
+    driver = open_driver("resources: {gpu: 1, workers: 3}\nbudget: {gpu_hours: 5}\n")
+    driver.spent.add(3600.0, 2)
+    assert "budget.gpu_hours: 5 are spent" in driver.spent.over_budget()
+
+
+def test_only_a_stop_that_was_asked_for_leaves_word(open_driver):
+    run = open_driver().ledger.run
+    assert not (run.control / STOPPED).exists()
+    note_stop(run, "asked to stop")
+    assert json.loads((run.control / STOPPED).read_text()) == {"why": "asked to stop"}
+    assert take_requests(run) == (False, [])  # the next start begins with this
+    assert not (run.control / STOPPED).exists()
 
 
 def test_a_trial_dies_of_its_cause_and_a_lost_machine_costs_no_retry(open_driver):

@@ -7,13 +7,16 @@ here; "!" marks one that must be there. Fields of pods are only those that we us
 """
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from sweep_files import SMALL
 
+from orchestrator.control import STOPPED
 from orchestrator.jobs import Job, render
+from orchestrator.kuberay import entrypoint
 
 TEXTS = {str: str}  # additionalProperties: {type: string}
 CONTAINER = {
@@ -169,9 +172,8 @@ def test_what_is_asked_for(manifest):
     spec = ray_job["spec"]
     assert (ray_job["apiVersion"], ray_job["kind"]) == ("ray.io/v1", "RayJob")
     assert {item["metadata"]["namespace"] for item in (config_map, ray_job)} == {"research"}
-    assert spec["entrypoint"] == (
-        "python -m orchestrator.cli sweep /etc/aiqn/sweep.yaml --runs /shared/runs --set search.trials=13"
-    )
+    sweep = "python -m orchestrator.cli sweep /etc/aiqn/sweep.yaml --runs /shared/runs --set search.trials=13"
+    assert f"; {sweep}; code=$?;" in spec["entrypoint"]
     assert spec["backoffLimit"] == 2
     (workers,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     assert workers["replicas"] == 5
@@ -189,3 +191,17 @@ def test_what_is_asked_for(manifest):
     assert {"name": "sweep", "mountPath": "/etc/aiqn", "readOnly": True} in head["volumeMounts"]
     assert config_map["data"] == {"sweep.yaml": job.sweep.text}
     assert {"name": "sweep", "configMap": {"name": config_map["metadata"]["name"]}} in pods[0]["volumes"]
+
+
+@pytest.mark.parametrize(
+    ("code", "stopped", "ends_with"),
+    [(0, False, 0), (1, False, 0), (2, False, 0), (3, False, 3), (3, True, 0), (137, False, 137)],
+)
+def test_only_what_another_attempt_can_mend_fails(load, tmp_path, monkeypatch, code, stopped, ends_with):
+    job = Job(load(SMALL), tmp_path / "runs")
+    marker = job.run.control / STOPPED
+    marker.parent.mkdir(parents=True)
+    marker.touch()  # of an earlier start
+    leave = f"touch {marker}; " if stopped else ""
+    monkeypatch.setattr(Job, "command", lambda *_: f"({leave}exit {code})")
+    assert subprocess.run(["sh", "-c", entrypoint(job)], check=False, capture_output=True).returncode == ends_with

@@ -7,7 +7,8 @@ import optuna
 import pytest
 
 from orchestrator.ledger import Ledger, repair, told
-from orchestrator.runs import FORMAT, RunFolder, write_json
+from orchestrator.recovery import intact
+from orchestrator.runs import FORMAT, RunFolder, load_runs, write_json
 from orchestrator.sweep import load_sweep
 
 SWEEP = """
@@ -249,6 +250,55 @@ def test_a_larger_search_adds_trials(open_ledger):
         f"{arm}-search-{number}" for number in (5, 6) for arm in ("pixelcnn", "pixeliqn")
     ]
     assert all(ledger.states[arm, "final"].total() >= 8 for arm in ledger.sweep.arms)
+
+
+def test_a_new_winner_of_a_larger_search_gets_all_its_finals(open_ledger):
+    before = SWEEP.replace("top: 2", "top: 1")
+    run_all(open_ledger(text=before))
+    first = {(item.source, item.seed) for item in finals_of(open_ledger(text=before), "pixelcnn")}
+    ledger = open_ledger(text=before.replace("trials: 5", "trials: 40"))
+    run_all(ledger)
+    (winner,) = ledger.winners("pixelcnn")
+    assert winner.number >= 5
+    found = {(item.source, item.seed) for item in finals_of(ledger, "pixelcnn")}
+    assert found == first | {(winner.number, seed) for seed in (0, 1, 7)}
+    assert ledger.expected("pixelcnn", "final") == len(found) == 6
+    assert ledger.complete
+    assert open_ledger(text=before.replace("trials: 5", "trials: 40")).complete
+
+
+def finals_of(ledger, arm):
+    return [item for item in load_runs(ledger.run.path) if (item.arm, item.stage) == (arm, "final")]
+
+
+def test_an_evaluation_that_is_said_again_is_not_judged_again(open_ledger):
+    pruner = "{name: median, n_startup_trials: 1, n_warmup_steps: 0}"
+    text = SWEEP.replace("seed: 3", "seed: 3, min_arrivals: 2")
+    ledger = open_ledger(pruner=pruner, text=text)
+    late, good = ledger.next(), None
+    folder = start(ledger, late)
+    for step in (2, 4):
+        record = {"step": step, "time": float(step), "fd_lite0": 1000.0}
+        folder.append_metrics([record])
+        assert not ledger.report(late.id, record)  # nobody to compare with yet
+    while (other := ledger.next()) is not None and good is None:
+        work(ledger, other)
+        good = other.id if other.arm == late.arm else None
+    assert not ledger.report(late.id, {"step": 2, "time": 2.0, "fd_lite0": 1000.0})
+    assert ledger.report(late.id, {"step": 4, "time": 4.0, "fd_lite0": 1000.0})
+    ledger.close(late.id, "pruned")
+    assert folder.read_status()["step"] == 4
+
+
+def test_a_pruned_trial_may_have_measured_more_than_was_heard_of(open_ledger):
+    ledger = open_ledger()
+    trial = ledger.next()
+    folder = start(ledger, trial)
+    folder.append_metrics([{"step": step, "time": 1.0, "fd_lite0": 9.0} for step in (2, 4)])
+    folder.update_status(state="pruned", step=2)
+    assert intact(folder, "pruned")
+    folder.update_status(state="pruned", step=6)
+    assert not intact(folder, "pruned")
 
 
 @pytest.mark.parametrize("tail", [b'{"op_code": 4, "wor', b"\xff"])

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -52,3 +54,17 @@ def test_the_table_has_a_row_for_each_stage_with_what_is_in_training():
 def test_a_table_only_in_a_terminal():
     assert isinstance(view_for(Console(file=io.StringIO())), Lines)
     assert isinstance(view_for(Console(file=io.StringIO(), force_terminal=True)), Screen)
+
+
+def test_a_reader_that_has_gone_does_not_end_the_sweep():
+    script = (
+        "import sys, time; from orchestrator.live import Lines; view = Lines(); view.say('one'); sys.stdin.read();"
+        "view.say('two'); view.say('three'); print('four'); sys.stdout.flush(); sys.exit(3)"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"one\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 3

@@ -195,6 +195,14 @@ def test_gpus_hold_fractions_and_multiples(load):
         assert plan.device_hours() == pytest.approx(plan.trial_seconds * gpu / 3600)
 
 
+def test_a_trial_of_several_workers_holds_as_many_devices(load, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(11)))
+    for resources, gpus, slots, each in (("gpu: 1, workers: 3", 7, 2, 3), ("cpu: 2, workers: 2", None, 2, 4)):
+        plan = make_plan(load(SWEEP.replace("PRUNER", "none") + f"resources: {{{resources}}}\n"), RATES, "x", gpus)
+        assert plan.slots == slots
+        assert plan.device_hours() == pytest.approx(plan.trial_seconds * each / 3600)
+
+
 def test_calibration_runs_real_trials_of_each_kind(sweep):
     planes = [(config.optimizer.name, config.model.planes) for config in kinds(sweep.arms["pixeliqn"])]
     assert set(planes) == {("adam", 6), ("adam", 9), ("sgd", 6)}

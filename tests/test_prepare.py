@@ -425,6 +425,9 @@ def test_a_bad_source_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatc
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n"  # Pillow would have Ghostscript run it
+
+
 def sixteen_bits():
     file = io.BytesIO()
     Image.fromarray(np.arange(35, dtype=np.uint16).reshape(5, 7) * 999).save(file, format="PNG")
@@ -435,6 +438,7 @@ def test_bad_pictures_are_one_clear_error(tmp_path):
     one = png(batch(1, 0)[0][0])
     for name, files, message in (
         ("text", {"a/x.png": b"<html>"}, "a/x.png: is no complete image"),
+        ("other", {"a/x.png": EPS}, r"a/x.png: is no complete image \(not an image of a known"),
         ("torn", {"a/x.png": one[:900]}, "a/x.png: is no complete image"),
         (
             "mixed",

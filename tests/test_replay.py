@@ -20,7 +20,8 @@ def run(tmp_path):
     run = RunFolder(tmp_path / "study")
     run.path.mkdir()
     search = {"trials": 5, "objective": {"metric": "fd_lite0", "direction": "minimize"}}
-    sweep = {"arms": {"a": {}, "b": {}}, "search": search, "final": None}
+    arm = {"evaluate": {"every": 100}, "train": {"steps": 300}}
+    sweep = {"arms": {"a": arm, "b": arm}, "search": search, "final": None}
     write_json(run.sweep_json, {"format": FORMAT, "name": "study", "finished": True, "sweep": sweep})
     for arm, curves in CURVES.items():
         for number, values in enumerate(curves):
@@ -48,18 +49,22 @@ def test_without_a_pruner_everything_is_as_recorded(run):
 
 
 def by_hand(curves, startup):
-    """The median rule on one worker: (steps, best); a trial is judged against those that completed."""
-    completed, steps = [], 0
+    """The median rule on one worker: (steps, best); a trial is judged against those that completed.
+
+    As in a sweep, the first three to come to a step are not judged there.
+    """
+    completed, lengths = [], []
     for values in curves:
         length = len(values)
         for index in range(len(values) - 1):
-            if len(completed) >= startup and min(values[: index + 1]) > statistics.median(v[index] for v in completed):
+            judged = len(completed) >= startup and sum(other > index for other in lengths) + 1 >= 4
+            if judged and min(values[: index + 1]) > statistics.median(v[index] for v in completed):
                 length = index + 1
                 break
         if length == len(values):
             completed.append(values)
-        steps += 100 * length
-    return steps, min(values[-1] for values in completed)
+        lengths.append(length)
+    return 100 * sum(lengths), min(values[-1] for values in completed)
 
 
 def test_the_median_rule_by_hand(run):
@@ -104,3 +109,13 @@ def test_a_pruner_that_is_worth_it_is_named(run):
     close = replace(cheap, pruner="close", regret={"a": 0.03, "b": 0.0})
     nothing = replace(cheap, pruner="nothing", regret={"a": None, "b": 0.0})
     assert replay_lines([*replays, cheap, close, nothing])[-1].endswith("of the steps: cheap.")
+
+
+def test_successive_halving_has_the_rungs_of_a_sweep(run):
+    """Optuna's own guess would be rungs at 3, 12, 48, ... and decide at every evaluation."""
+    factor = {"name": "asha", "reduction_factor": 2}
+    found = replay(run.path, [factor, {**factor, "min_resource": 100}, {**factor, "min_resource": 3}], workers=1)
+    assert found[0].steps == found[1].steps
+    assert found[0].pruned > 0
+    few = replay(run.path, [{"name": "asha", "reduction_factor": 5}], workers=1)[0]
+    assert few.pruned <= 2  # the first four to arrive are never stopped, in either arm

@@ -13,6 +13,7 @@ from reports.rounding import plus_minus, rounded
         (2.5, 0.0, "2.500 ± 0"),
         (65.93, None, "65.93"),
         (5123.4, 234.5, "5,123 ± 235"),
+        (3.21e30, 4.5e29, "3.210e+30 ± 4.5e+29"),
     ],
 )
 def test_the_deviation_is_never_rounded_down(mean: float, deviation: float | None, expected: str) -> None:
@@ -21,7 +22,15 @@ def test_the_deviation_is_never_rounded_down(mean: float, deviation: float | Non
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(49.4567, "49.46"), (12345.6, "12,346"), (0.0, "0"), (0.00001234, "1.234e-05"), (None, "—"), (float("nan"), "—")],
+    [
+        (49.4567, "49.46"),
+        (12345.6, "12,346"),
+        (0.0, "0"),
+        (0.00001234, "1.234e-05"),
+        (None, "—"),
+        (float("nan"), "—"),
+        (3.4e38, "3.400e+38"),
+    ],
 )
 def test_numbers_keep_four_significant_digits(value: float | None, expected: str) -> None:
     assert rounded(value) == expected

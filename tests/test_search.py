@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import mlflow
@@ -13,6 +14,8 @@ import pytest
 from measured import numbers
 
 from orchestrator.runs import RunFolder, load_runs, read_json
+from orchestrator.search import mark_finished, run_sweep
+from orchestrator.sweep import load_sweep
 from orchestrator.tracking import default_uri
 
 SWEEP = """
@@ -126,6 +129,18 @@ def test_to_run_it_again_trains_nothing_and_changes_nothing(undisturbed):
     for path, (modified, content) in before.items():
         assert path.read_bytes() == content, path
         assert "trials" not in path.parts or path.stat().st_mtime_ns == modified
+
+
+def test_a_finished_sweep_that_grows_is_not_finished(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "runs" / "study")
+    (tmp_path / "study.yaml").write_text(SWEEP)
+    monkeypatch.setattr("orchestrator.search.drive", lambda *_: seen.append(run.read_sweep()["finished"]))
+    monkeypatch.setattr("orchestrator.search.mirroring", lambda *_: nullcontext())
+    seen = []
+    for finished in (True, False):
+        run_sweep(load_sweep(tmp_path / "study.yaml"), tmp_path / "runs")
+        assert seen.pop() is False
+        mark_finished(run, finished)
 
 
 def test_a_driver_killed_twice_loses_nothing(undisturbed, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +104,20 @@ def test_recorded_steps_are_the_plain_steps(name, optimizer):
     torch.testing.assert_close(recorded[0], plain[0], rtol=1e-4, atol=1e-6)
     for fast, slow in zip(recorded[1], plain[1], strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer["name"])
+def test_every_optimizer_lets_itself_be_recorded(optimizer, monkeypatch):
+    """torch refuses some while a GPU's stream is being captured; here it is told that one is."""
+    weight = torch.nn.Parameter(torch.ones(5))
+    built = build_optimizer(config_of("pixeliqn", optimizer).optimizer, [weight], recorded=True)
+    weight.grad = torch.arange(5.0)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda: SimpleNamespace(is_capturing=lambda: True))
+    built.step()
+    refused = torch.optim.Adam([weight], fused=True)
+    with pytest.raises(RuntimeError, match="capturable is False"):
+        refused.step()
 
 
 def test_the_tape_is_as_strict_as_a_recording():

@@ -99,3 +99,14 @@ def test_the_trials_behind_each_row_of_the_comparison(finished: RunFolder) -> No
     ]
     assert [row["seed"] for row in rows] == ["0", "0", "1"] * 2
     assert all((finished.path / row["configuration"]).is_file() for row in rows)
+
+
+def test_a_plan_of_what_has_not_begun_has_no_ratio(folder: RunFolder) -> None:
+    line = {"arm": "pixelcnn", "stage": "search", "trials": 6, "steps": 600, "seconds": 60.0}
+    plan = {"format": 1, "lines": [line], "wall_seconds": 180.0, "basis": "x", "upper_bound": False}
+    write_json(folder.plan, plan)
+    for path in folder.trials.glob("*/status.json"):
+        path.unlink()
+    shown = plan_and_actual(read_results(folder.path)).shown
+    assert shown.set_index("Quantity")["Actual / planned"]["wall clock"] == "—"
+    assert "nan" not in shown.to_string()

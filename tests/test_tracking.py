@@ -106,6 +106,23 @@ def test_metrics_sent_twice_are_stored_once(run):
     check_equal(client, run)
 
 
+def test_a_final_that_was_made_longer_is_sent_anew(run):
+    client = mlflow.MlflowClient(default_uri(run))
+    mirror = Mirror(run, client)
+    mirror.sync(load_runs(run.path))
+    folder = run.trial("pixeliqn-final-0")
+    config = read_json(folder.config)
+    config["config"]["train"]["steps"], config["provenance"]["config_hash"] = 6, "longer"
+    write_json(folder.config, config)
+    folder.metrics.unlink()  # its schedule follows the steps: it began anew
+    folder.append_metrics([{"step": step, "time": 2000.0 + step, "fd_lite0": 7.0 + step} for step in (1, 3, 6)])
+    for target in (mirror, Mirror(run, client)):  # also where the store is asked what it holds
+        target.sync(load_runs(run.path))
+        mirrored = check_equal(client, run)["pixeliqn-final-0"]
+        assert mirrored.data.params["train.steps"] == "6"
+        assert mirrored.data.tags["config_hash"] == "longer"
+
+
 def test_a_server_that_is_away_is_waited_for(run, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

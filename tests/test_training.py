@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import errno
 import itertools
 
 import pytest
@@ -132,6 +133,20 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, damage):
     resumed = train(config, tmp_path / "cut")
     assert [progress.step for progress in itertools.islice(resumed, 2)] == [3, 4]
     assert numbers(list(resumed)[-1]) == numbers(whole[-1])
+
+
+def test_a_storage_that_does_not_answer_is_no_missing_checkpoint(tmp_path, monkeypatch):
+    """To start anew would overwrite what was trained."""
+    list(train(small(train={"steps": 3}), tmp_path))
+    path = tmp_path / "checkpoint.pt"
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        list(train(small(train={"steps": 3}), tmp_path))
+    assert read_checkpoint(tmp_path / "nothing.pt") is None
 
 
 def test_the_one_before_is_gone_once_the_new_checkpoint_was_read_back(tmp_path):

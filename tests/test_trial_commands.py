@@ -236,6 +236,14 @@ def test_mistakes_in_a_configuration_have_their_lines(tmp_path):
     ]
 
 
+def test_data_that_are_not_there_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIQN_DATA", str(tmp_path / "data"))
+    (tmp_path / "mine.yaml").write_text("data: cifar10\ntrain: {steps: 3}\n")
+    result = run("train", tmp_path / "mine.yaml", "--runs", tmp_path)
+    assert result.exit_code == 2
+    assert "aiqn data prepare cifar10" in result.stderr
+
+
 @pytest.mark.parametrize("command", ["train", "sample", "inpaint"])
 def test_help_has_an_example(command):
     assert f"aiqn {command}" in " ".join(run(command, "--help").output.split())
