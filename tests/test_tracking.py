@@ -116,8 +116,8 @@ def test_a_final_that_was_made_longer_is_sent_anew(run):
     write_json(folder.config, config)
     folder.metrics.unlink()  # its schedule follows the steps: it began anew
     folder.append_metrics([{"step": step, "time": 2000.0 + step, "fd_lite0": 7.0 + step} for step in (1, 3, 6)])
-    for target in (mirror, Mirror(run, client)):  # also where the store is asked what it holds
-        target.sync(load_runs(run.path))
+    for target in (lambda: mirror, lambda: Mirror(run, client)):  # also where the store is asked what it holds
+        target().sync(load_runs(run.path))
         mirrored = check_equal(client, run)["pixeliqn-final-0"]
         assert mirrored.data.params["train.steps"] == "6"
         assert mirrored.data.tags["config_hash"] == "longer"
