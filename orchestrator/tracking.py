@@ -455,7 +455,6 @@ def serve(run_folder: Path | str, host: str, port: int) -> None:
     if uri:
         raise RunFolderError(f"{run.path} is tracked at {uri}: open that address")
     print(f"the trials, best first: {address(run, host, port)}", flush=True)
-    print(f"the trials, best first: {address(run, host, port)}", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", default_uri(run)]
     subprocess.run([*command, "--host", host, "--port", str(port)], env={**os.environ, **QUIET}, check=False)
 
