@@ -91,7 +91,8 @@ def _curve(run: Run, metric: str) -> _Curve:
 def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = objectives(recorded)[0]["direction"]
-    studies = {arm: _study(settings, direction, recorded["arms"][arm]) for arm in {curve.arm: 0 for curve in curves}}
+    arms = dict.fromkeys(curve.arm for curve in curves)
+    studies = {arm: _study(settings, direction, arm, recorded["arms"][arm]) for arm in arms}
     fewest = fewest_arrivals(settings, recorded["search"].get("min_arrivals"))
     waiting, clock, steps, pruned = list(reversed(curves)), 0.0, 0, 0
     chosen: dict[str, float | None] = dict.fromkeys(studies)
@@ -133,10 +134,11 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapp
     return Replay(name, steps, steps / total if total else 0.0, clock, pruned, chosen, regret)
 
 
-def _study(settings: dict[str, Any], direction: str, arm: Mapping[str, Any]) -> optuna.Study:
-    """An arm's study with its pruner as a sweep would have it."""
-    pruner = make_pruner(completed(settings, arm["evaluate"]["every"], arm["train"]["steps"]), direction)
-    return optuna.create_study(direction=optuna.study.StudyDirection[direction.upper()], pruner=pruner)
+def _study(settings: dict[str, Any], direction: str, arm: str, base: Mapping[str, Any]) -> optuna.Study:
+    """An arm's study as a sweep would have it; Hyperband deals trials to its brackets by the study's name."""
+    pruner = make_pruner(completed(settings, base["evaluate"]["every"], base["train"]["steps"]), direction)
+    towards = optuna.study.StudyDirection[direction.upper()]
+    return optuna.create_study(study_name=f"{arm}/search", direction=towards, pruner=pruner)
 
 
 def _arrived(trial: optuna.Trial) -> int:

@@ -111,6 +111,12 @@ def test_a_pruner_that_is_worth_it_is_named(run):
     assert replay_lines([*replays, cheap, close, nothing])[-1].endswith("of the steps: cheap.")
 
 
+def test_a_replay_repeats_itself(run):
+    """Also with brackets, which Optuna deals out by the name of the study."""
+    settings = [{"name": "hyperband", "reduction_factor": 2, "min_resource": 100}]
+    assert replay(run.path, settings, workers=1) == replay(run.path, settings, workers=1)
+
+
 def test_successive_halving_has_the_rungs_of_a_sweep(run):
     """Optuna's own guess would be rungs at 3, 12, 48, ... and decide at every evaluation."""
     factor = {"name": "asha", "reduction_factor": 2}
