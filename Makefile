@@ -18,7 +18,8 @@ chaos: .venv/installed
 
 # Several Ray nodes, Slurm, Ray's Job API and PostgreSQL, all started on this machine, for which it needs root.
 cluster: .venv/installed
-	command -v ip sbatch munged setpriv curl > /dev/null && ls /usr/lib/postgresql/*/bin/initdb > /dev/null \
+	(for tool in ip sbatch munged setpriv curl /usr/lib/postgresql/*/bin/initdb; do \
+		command -v $$tool > /dev/null || exit 1; done) \
 		|| (apt-get update -qq && apt-get install -qq -y iproute2 slurm-wlm munge postgresql curl)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
 	$(BIN)/python -m pytest -m cluster --capture=tee-sys --durations=0 tests/test_cluster.py
