@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import mlflow
 import pytest
@@ -115,8 +115,9 @@ def test_an_mlflow_server_that_is_away_for_half_of_the_sweep(undisturbed, tmp_pa
         port = probe.getsockname()[1]
     uri, run = f"http://127.0.0.1:{port}", folder_of(tmp_path)
     text = sweep_text(trials=8, final="", more=f"tracking: {{uri: '{uri}'}}\n")
-    with Driver(tmp_path, text) as driver:
-        with server(tmp_path, port):
+    with ExitStack() as stack:
+        with server(tmp_path, port):  # which takes longer to start than a fast machine to train half of the trials
+            driver = stack.enter_context(Driver(tmp_path, text))
             driver.wait_for(lambda: ended(run) >= 4)
         away = ended(run)
         driver.wait_for(lambda: (read_json(run.mirror) or {}).get("error") and ended(run) > away)
