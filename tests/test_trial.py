@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import time
@@ -121,6 +122,9 @@ def test_an_exception_is_recorded_with_its_log_and_raised(run, monkeypatch):
         (torch.cuda.OutOfMemoryError("x"), ("failed", "out of GPU memory")),
         (MemoryError(), ("failed", "out of memory")),
         (KeyError("x"), ("failed", "KeyError")),
+        (OSError(errno.ESTALE, "Stale file handle"), ("failed", "storage")),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), ("failed", "disk full")),
+        (PermissionError(errno.EACCES, "Permission denied"), ("failed", "PermissionError")),
         (training.DivergedError(), ("diverged", "not finite")),
     ],
 )
