@@ -142,9 +142,9 @@ def _measure_one(stages: Mapping[str, TrainConfig], seconds: float, threads: int
     share = max(0.0, seconds - 2 * first["wall"]) / (2 if final is None else 3)
     steps = _between(4, share / first["step"], search.train.steps)
     second = _shortened(search, steps, _affordable(search, share, first), threads)
-    points = {"search": _both([first, second], search)}
+    points = {"search": _both(first, second, search)}
     if final is not None:
-        points["final"] = _both([first, _shortened(final, 4, _affordable(final, share, first), threads)], final)
+        points["final"] = _both(first, _shortened(final, 4, _affordable(final, share, first), threads), final)
     return Rates(
         step=second["step"],
         evaluation=points,
@@ -160,9 +160,9 @@ def _affordable(config: TrainConfig, seconds: float, first: Mapping[str, float])
     return _between(2 * FEW, FEW * seconds / first["evaluation"], max(config.evaluate.samples, 2 * FEW))
 
 
-def _both(measured: Sequence[Mapping[str, float]], config: TrainConfig) -> Points:
+def _both(small: Mapping[str, float], large: Mapping[str, float], config: TrainConfig) -> Points:
     """Two evaluations as points, the larger one with as many samples as the trials of a stage have."""
-    few, many = sorted((int(trial["samples"]), trial["evaluation"]) for trial in measured)
+    few, many = ((int(trial["samples"]), trial["evaluation"]) for trial in (small, large))
     samples = max(config.evaluate.samples, 2 * FEW)
     return [few, (samples, along([few, many], samples))]
 

@@ -23,7 +23,7 @@ from orchestrator.ranking import ranked
 from orchestrator.recovery import handed_out, intact, repair
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, RunFolder, trial_id
-from orchestrator.samplers import arrivals, make_pruner, make_sampler
+from orchestrator.samplers import is_pruned, make_pruner, make_sampler
 from orchestrator.sections import Sweep, trial_seed
 from orchestrator.space import Space, partial_params, suggest
 from orchestrator.trial import Assignment
@@ -300,13 +300,7 @@ class Ledger:
             row.trial.report(row.values[0], row.step)
         last = row.step >= row.assignment.config["train"]["steps"]
         known = row.step < max(row.reported)  # said again by another attempt: it was judged there, and went on
-        return row.assignment.stage == "search" and not last and not known and self._pruned(row)
-
-    def _pruned(self, row: Row) -> bool:
-        if not row.trial.should_prune():
-            return False
-        study = row.trial.study
-        return arrivals(study, study._storage.get_trial(row.trial._trial_id)) >= self.fewest
+        return row.assignment.stage == "search" and not last and not known and is_pruned(row.trial, self.fewest)
 
     def close(self, trial: str, state: str | None = None, cause: str | None = None) -> Assignment | None:
         """Take a trial out of the workers' hands and tell its study how it ended.

@@ -215,10 +215,10 @@ def _measured(runs: Sequence[Run], handover: float) -> Rates:
     training = sum(record["seconds"] for record in last) - scoring
     walls = [run.status["updated"] - run.status["started"] for run in runs if run.status.get("attempts") == 1]
     once = [record["seconds"] for run, record in zip(runs, last, strict=True) if run.status.get("attempts") == 1]
-    stages = {run.stage: [other for other in runs if other.stage == run.stage] for run in runs}
+    stages = dict.fromkeys(run.stage for run in runs)
     return Rates(
         step=training / sum(record["step"] for record in last),
-        evaluation={stage: _points(own) for stage, own in stages.items()},
+        evaluation={stage: _points([run for run in runs if run.stage == stage]) for stage in stages},
         trial=handover + (max(0.0, sum(walls) - sum(once)) / len(walls) if walls else 0.0),
         disk=statistics.fmean(_size(run.folder) for run in runs[:20]) * MIRRORED,
     )

@@ -13,7 +13,7 @@ import yaml
 from aiqn_core.config import ConfigError, Problem
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives
-from orchestrator.samplers import arrivals, make_pruner
+from orchestrator.samplers import is_pruned, make_pruner
 
 REGRET, SHARE = 0.02, 0.25  # what a pruner is worth having for
 PRUNERS = ("none", "median", "{name: percentile, percentile: 25.0}", "asha", "hyperband")
@@ -116,7 +116,7 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapp
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 trial.report(value, step)
-                stop = not last and trial.should_prune() and _arrived(trial) >= fewest
+                stop = not last and is_pruned(trial, fewest)
         if not (last or stop):
             ahead = curve.points[index + 1][1] - seconds
             heapq.heappush(events, (clock + ahead, order, index + 1, curve, trial))
@@ -139,11 +139,6 @@ def _study(settings: dict[str, Any], direction: str, arm: str, base: Mapping[str
     pruner = make_pruner(completed(settings, base["evaluate"]["every"], base["train"]["steps"]), direction)
     towards = optuna.study.StudyDirection[direction.upper()]
     return optuna.create_study(study_name=f"{arm}/search", direction=towards, pruner=pruner)
-
-
-def _arrived(trial: optuna.Trial) -> int:
-    study = trial.study
-    return arrivals(study, study._storage.get_trial(trial._trial_id))
 
 
 def _regret(curves: Sequence[_Curve], arm: str, value: float | None, best: Any) -> float | None:

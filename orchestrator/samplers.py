@@ -14,7 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from aiqn_core.config import ConfigError, Problem, join, nearest, one_of
 from orchestrator.space import Space, grid
@@ -96,6 +96,12 @@ def arrivals(study: Study, trial: FrozenTrial) -> int:
         peers = study.pruner._create_bracket_study(study, study.pruner._get_bracket_id(study, trial))
     others = (other for other in peers.get_trials(deepcopy=False) if other.number != trial.number)
     return sum(step in other.intermediate_values for other in others) + 1
+
+
+def is_pruned(trial: Trial, fewest: int) -> bool:
+    """Whether a trial is to stop at the step it reported last: so its pruner, and enough others have come there."""
+    study = trial.study
+    return trial.should_prune() and arrivals(study, study._storage.get_trial(trial._trial_id)) >= fewest
 
 
 def make_pruner(settings: Mapping[str, Any], direction: str) -> BasePruner:

@@ -99,8 +99,8 @@ class Mirror:
             self.parent = known.info.run_id
             return
         records, described = int(tags.get("mirrored", 0)), bool(known.data.params)
-        sent = Sent(known.info.run_id, records, tags.get("state", ""), known.info.status, described=described)
-        sent.config_hash = tags.get("config_hash", "")
+        digest, state = tags.get("config_hash", ""), tags.get("state", "")
+        sent = Sent(known.info.run_id, records, state, known.info.status, described=described, config_hash=digest)
         other = self.sent.get(tags["trial"], sent)
         self.sent[tags["trial"]] = max(other, sent, key=lambda one: one.records)
         if other is not sent:

@@ -247,13 +247,14 @@ def papers(data: str, finals: Sequence[Run]) -> Published | None:
     found = set()
     for run in finals:
         model, record = run.config.get("model") or {}, last_record(run, "fid")
+        protocol = run.provenance.get("protocol") or {}
         same = (
             bool(record)
             and record.get("samples") == PAPER_SAMPLES
-            and (run.provenance.get("protocol") or {}).get("reference") == PAPER_REFERENCE
+            and protocol.get("reference") == PAPER_REFERENCE
             and model.get("planes") == PAPER_PLANES.get(model.get("layers", 0))
             and all(model.get(key, value) in (None, value) for key, value in PAPER_MODEL.items())
-            and (run.provenance.get("protocol") or {}).get("model_weights") == "averaged"
+            and protocol.get("model_weights") == "averaged"
         )
         key = (data, str(model.get("name")), model.get("layers", 0), bool(model.get("conditional")))
         found.add(PAPER.get(key) if same else None)

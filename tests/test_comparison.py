@@ -43,7 +43,9 @@ def test_hours_count_what_a_trial_holds(folder):
         assert table.data["hours"].iloc[0] == pytest.approx(hours)
 
 
-def paper_run(folder, *, data="cifar10", samples=10_000, reference=10_000, planes=128, metric="fid", **changes):
+def paper_run(
+    folder, *, data="cifar10", samples=10_000, reference=10_000, metric="fid", model_weights="averaged", **changes
+):
     """Finals of pixelcnn as the paper's small model on CIFAR-10 would leave them, but for what is given."""
     content = json.loads(folder.sweep_json.read_text())
     content["sweep"]["arms"]["pixelcnn"]["data"] = {"name": data}
@@ -54,10 +56,9 @@ def paper_run(folder, *, data="cifar10", samples=10_000, reference=10_000, plane
         write_trial(folder, "pixelcnn", "final", seed, history, seed=seed, source=4)
         path = folder.trial(f"pixelcnn-final-{seed}").config
         config = json.loads(path.read_text())
-        model = {"name": "pixelcnn", "layers": 15, "planes": planes, "kernel": 5, "skip_planes": 1024}
-        config["config"] = {"model": model | {key: value for key, value in changes.items() if key != "model_weights"}}
-        weights = {"model_weights": changes.get("model_weights", "averaged")}
-        config["provenance"]["protocol"] |= {"reference": reference, **weights}
+        model = {"name": "pixelcnn", "layers": 15, "planes": 128, "kernel": 5, "skip_planes": 1024}
+        config["config"] = {"model": model | changes}
+        config["provenance"]["protocol"] |= {"reference": reference, "model_weights": model_weights}
         write_json(path, config)
 
 
