@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from aiqn_core.metric import Metric, image_metrics, loss_metric, vector_metrics
+
 T = TypeVar("T")
 KAPPA = 0.002  # half a grey level in [0, 1] units, the paper's choice (appendix, "Hyperparameter Tuning")
 VECTOR_DATA = ("gaussian2d", "banana2d", "mixture2d")  # all other data are images
@@ -366,21 +368,9 @@ class TrainConfig:
         return self.data.name in VECTOR_DATA
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """The names of what is measured, besides times and counts."""
-        likelihood = self.model.name in LIKELIHOODS
-        if self.of_vectors:
-            return ("energy_distance", "wasserstein1_mean", "loss", *(("test_nll",) if likelihood else ()))
-        assert self.evaluate.features is not None  # completed for images
-        names = score_names(self.evaluate.features)
-        scores = (names.distance, f"{names.score}_mean", f"{names.score}_std", names.kernel, "loss")
-        codes = (f"reconstruction_{names.distance}", "squared_error", "kl")
-        also: dict[str, tuple[str, ...]] = {
-            "pixelcnn": ("bits_per_dim",),
-            "vae": codes,
-            "aiqn_vae": (f"prior_{names.distance}", *codes),
-        }
-        return (*scores, *also.get(self.model.name, ()))
+    def metrics(self) -> tuple[Metric, ...]:
+        """The facts of what an evaluation measures, the distance first; not of times, counts and ends of error bars."""
+        return metrics_of(self)
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
@@ -390,6 +380,44 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """A nested dictionary of plain JSON values; `from_dict` gives the same configuration back."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def metrics_of(config: TrainConfig) -> tuple[Metric, ...]:
+    """What an evaluation of this configuration reports, in one table for all models."""
+    likelihood = config.model.name in LIKELIHOODS
+    if config.of_vectors:
+        held_out = (Metric("test_nll", "minimize", "nats per vector"),) if likelihood else ()
+        return (*vector_metrics(), loss_metric(loss_unit(config)), *held_out)
+    assert config.evaluate.features is not None  # completed for images
+    names = score_names(config.evaluate.features)
+    (distance, score, kernel), variance = image_metrics(*names), config.model.latent_variance
+    scores = (distance, score, kernel, loss_metric(loss_unit(config)))
+    if config.model.name == "pixelcnn":
+        return (*scores, Metric("bits_per_dim", "minimize", "bits per sub-pixel", low=0))
+    if config.model.name == "pixeliqn":
+        return (*scores, Metric("calibration_error", "minimize", "probability", low=0, high=1))
+    unit = f"nats per image, at latent variance {variance:g}"
+    decoded = [f"reconstruction_{names.distance}", *([f"prior_{names.distance}"] * (config.model.name == "aiqn_vae"))]
+    return (
+        *scores,
+        *(Metric(name, "minimize", distance.unit, low=0) for name in decoded),
+        Metric("squared_error", "minimize", "squared pixel range per sub-pixel", low=0),
+        Metric("kl", "minimize", unit, low=0),
+    )
+
+
+def loss_unit(config: TrainConfig) -> str:
+    """What one unit of the training loss is, with every setting that changes its meaning."""
+    model, loss = config.model, config.loss
+    likelihoods = {"pixelcnn": "nats per sub-pixel", "made": "nats per vector"}
+    if model.name in likelihoods:
+        return likelihoods[model.name]
+    quantiles = f"Huber quantile loss at kappa {loss.kappa or 0:g}, tau {loss.tau_sampling}"
+    if model.latent is None:
+        return f"{quantiles}, of {'vectors' if config.of_vectors else 'pixels'}"
+    weighed = f"squared error + {model.kl_weight:g} KL at latent variance {model.latent_variance:g}"
+    detached = "detached" if model.detach else "not detached"
+    return weighed if model.name == "vae" else f"{weighed}, + {quantiles}, of codes, {detached}"
 
 
 def config_hash(mapping: Mapping[str, Any]) -> str:

@@ -108,9 +108,10 @@ def _config_problems(own: OwnSections, mapping: Mapping[str, Any]) -> list[Probl
     if config.model.latent is not None and own.resources.workers > 1:
         message = f"saw {config.model.name!r} with resources.workers = {own.resources.workers}, expected 1 worker"
         problems.append(Problem("model.name", f"{message}: it normalises over the batch, which workers would split"))
-    for metric in (objective.metric for objective in own.search.objectives if objective.metric not in config.metrics):
+    reported = [metric.name for metric in config.metrics]
+    for metric in (objective.metric for objective in own.search.objectives if objective.metric not in reported):
         message = f"saw {config.model.name!r}, which reports no {metric}; expected another search.objective.metric"
-        problems.append(Problem("model.name", f"{message}; it reports: {', '.join(config.metrics)}"))
+        problems.append(Problem("model.name", f"{message}; it reports: {', '.join(reported)}"))
     return problems
 
 

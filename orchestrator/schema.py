@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from aiqn_core.config import Range, TrainConfig
 from orchestrator.document import KEYS
+from orchestrator.objectives import known_metrics
 from orchestrator.runs import NAME, SWEEP_NAME
 from orchestrator.sections import OwnSections
 from orchestrator.space import (
@@ -36,7 +37,9 @@ def json_schema() -> dict[str, Any]:
         name = {"enum": list(names)}
         with_arguments = {"type": "object", "properties": {"name": name}, "required": ["name"]}
         definitions["Search"]["properties"][key] = {"anyOf": [name, with_arguments]}
-    one = {"$ref": "#/$defs/Objective"}
+    metric = {"enum": list(known_metrics())}
+    definitions["Objective"]["properties"]["metric"] |= metric
+    one = {"anyOf": [metric, {"$ref": "#/$defs/Objective"}]}
     definitions["Search"]["properties"]["objective"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
     arms = {
         "type": "object",

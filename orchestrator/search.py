@@ -27,6 +27,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.live import View
 from orchestrator.machines import Machines
 from orchestrator.nodes import Node
+from orchestrator.objectives import recorded_facts
 from orchestrator.plan import plan_at_start
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
@@ -125,6 +126,7 @@ def open_run(run: RunFolder, sweep: Sweep) -> None:
         "command": f"aiqn sweep {sweep.path}",
         "created": before["created"] if before else time.time(),
         "finished": bool(before and before["finished"]),
+        "metrics": recorded_facts(sweep.arms),
         "sweep": resolved,
     }
     if content != before:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from aiqn_core.config import ConfigError, Problem, nearest
 from orchestrator.document import Document
+from orchestrator.objectives import objective_problems
 from orchestrator.rungs import COMPARING, HALVING, completed, inner, rungs
 from orchestrator.sections import Arm, OwnSections, Search
 from orchestrator.space import Number, grid, partial_params
@@ -29,6 +30,7 @@ def check_search(document: Document, own: OwnSections, arms: dict[str, Arm]) -> 
         problems += _objective_problems(search)
         for arm in arms.values():
             problems += [*_sampler_and_space(search, arm), *_pruner_and_steps(search, arm)]
+            problems += objective_problems(own, arm)
         problems += _enqueue_problems(search, arms)
     for problem in problems:
         document.complain(*problem)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 
 from aiqn_core.config import VECTOR_DATA, TrainConfig, settled
 from orchestrator.rungs import evaluations_at
@@ -31,29 +31,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Objective(Section):
-    """The metric that decides which trial is better; its last value counts. Left out: the distance to the data."""
+    """The metric that decides which trial is better; its last value counts. Left out: the distance to the data.
 
-    metric: Literal[
-        "fd_lite0",
-        "is_lite0_mean",
-        "kd_lite0",
-        "fid",
-        "is_mean",
-        "kid",
-        "loss",
-        "bits_per_dim",
-        "energy_distance",
-        "wasserstein1_mean",
-        "test_nll",
-    ] = "fd_lite0"
+    Which way is better comes with the metric (`orchestrator.objectives`); a direction that says otherwise is refused.
+    """
+
+    metric: str = "fd_lite0"
     direction: Literal["minimize", "maximize"] = "minimize"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _inception_scores_grow(cls, value: Any) -> Any:
-        if isinstance(value, dict) and str(value.get("metric")).startswith("is_"):
-            return {"direction": "maximize", **value}
-        return value
 
 
 class Search(Section):

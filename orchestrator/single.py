@@ -69,7 +69,7 @@ def _describe(
     ):
         raise RunFolderError(f"{run.path} holds the run of {before['command']!r}; rename the file, or give --runs")
     check_folder(run.trial(assignment.id), assignment)
-    objective = {"metric": config.metrics[0], "direction": "minimize"}
+    objective = {"metric": config.metrics[0].name, "direction": config.metrics[0].direction}
     sweep = {
         "name": run.path.name,
         "arms": {assignment.arm: assignment.config},
@@ -86,6 +86,7 @@ def _describe(
         "command": command,
         "created": before["created"] if before else time.time(),
         "finished": finished,
+        "metrics": {assignment.arm: {metric.name: metric.facts() for metric in config.metrics}},
         "sweep": sweep,
     }
     write_bytes(run.sweep_yaml, text.encode())

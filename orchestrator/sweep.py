@@ -8,9 +8,10 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
-from aiqn_core.config import VECTOR_DATA, TrainConfig, join, nearest, one_of, score_names, section_defaults
+from aiqn_core.config import TrainConfig, join, nearest, one_of, section_defaults
 from orchestrator.checks import check_configurations, check_data_is_there, check_weights_are_there
 from orchestrator.document import KEYS, Document, SweepError
+from orchestrator.objectives import with_objectives
 from orchestrator.runs import NAME
 from orchestrator.search_checks import check_search
 from orchestrator.sections import Arm, OwnSections, Sweep
@@ -38,8 +39,8 @@ def load_sweep(
     text = document.read()
     for position, setting in enumerate(overrides):
         document.override(setting, position)
-    own = _own_sections(document)
     arms = _arms(document)
+    own = _own_sections(document, arms)
     check_search(document, own, arms)
     check_configurations(document, own, arms)
     if check_data:
@@ -64,10 +65,10 @@ def _question(text: str) -> str:
     return ""
 
 
-def _own_sections(document: Document) -> OwnSections:
+def _own_sections(document: Document, arms: dict[str, Arm]) -> OwnSections:
     """The sections besides arms and trainings; a key that is wrong has its default, so that the others are checked."""
     given = {key: value for key, value in document.values.items() if key not in (*SECTIONS, "arms")}
-    given = _with_objective(document, _with_words_as_keys(document, given, ""))
+    given = with_objectives(document, _with_words_as_keys(document, given, ""), arms)
     try:
         return OwnSections.model_validate(given)
     except ValidationError as error:
@@ -82,29 +83,6 @@ def _own_sections(document: Document) -> OwnSections:
             else:
                 good["name"] = "unnamed"
         return OwnSections.model_validate(good)
-
-
-def _with_objective(document: Document, given: dict[str, Any]) -> dict[str, Any]:
-    """The sections with the objective that follows from the features, where the file names none."""
-    search = given.get("search", {})
-    objective = search.get("objective", {}) if isinstance(search, dict) else None
-    if not isinstance(objective, dict) or "metric" in objective:
-        return given
-    return {**given, "search": {**search, "objective": {"metric": _distance(document), **objective}}}
-
-
-def _distance(document: Document) -> str:
-    """The distance to the data that the first arm is scored with."""
-    arms = document.values.get("arms")
-    first = next(iter(arms.values()), None) if isinstance(arms, dict) else None
-    settings: dict[str, Any] = {"data": {}, "evaluate": {}}
-    for part in (document.values, first):
-        if isinstance(part, dict):
-            settings = merge(settings, {key: part[key] for key in settings if key in part})
-    data, evaluate = (section if isinstance(section, dict) else {} for section in settings.values())
-    if data.get("name") in VECTOR_DATA:
-        return "energy_distance"
-    return score_names("inception" if evaluate.get("features") == "inception" else "lite0").distance
 
 
 def _with_words_as_keys(document: Document, mapping: Mapping[Any, Any], path: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def train(
         from orchestrator.trial import DataMissingError
 
         folder, config, records = train_one(file, runs)
-        objective = config.metrics[0]
+        objective = config.metrics[0].name
         print(f"trial   {folder.path}")
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -55,7 +55,7 @@ def test_five_mistakes_give_five_lines(mistakes):
         (
             "{trials: 3}",
             "{objective: {metric: fit}}",
-            ["5: search.objective.metric: saw 'fit'; did you mean 'fid'? valid: fd"],
+            ["5: search.objective.metric: saw 'fit'; valid: fd_lite0, is_lite0_mean, kd"],
         ),
         (
             "{trials: 3}",

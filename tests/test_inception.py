@@ -281,7 +281,7 @@ def test_other_weights_are_refused(tmp_path):
 def test_inception_is_chosen_in_the_configuration():
     config = TrainConfig.from_dict({"evaluate": {"features": "inception", "inception": "here.pth"}})
     assert (config.evaluate.size, config.evaluate.splits) == (299, 10)
-    assert config.metrics == ("fid", "is_mean", "is_std", "kid", "loss")
+    assert [metric.name for metric in config.metrics] == ["fid", "is_mean", "kid", "loss", "calibration_error"]
     wrong = {"features": "inception", "size": 64}, {"features": "lite0", "inception": "here.pth"}
     expected = (
         "evaluate.size: saw 64, but Inception sees 299",

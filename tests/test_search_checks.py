@@ -15,7 +15,7 @@ def changed(search, **replaced):
     [
         ("{objective: [{metric: fd_lite0}, {metric: loss}], pruner: median}", "search.pruner: saw 'median' with 2"),
         ("{objective: [{metric: fd_lite0}, {metric: loss}], sampler: cmaes}", "search.sampler: saw 'cmaes' with 2"),
-        ("{trials: 3, objective: [{metric: loss}, {metric: loss}]}", "search.objective: saw [{'metric': 'loss'}, {"),
+        ("{trials: 3, objective: [{metric: loss}, {metric: loss}]}", "search.objective: saw [{'metric': 'loss', "),
         ("{trials: 3, objective: []}", "search.objective: saw []"),
         ("{trials: 3, sampler: nsga3}", "search.sampler: saw 'nsga3' with one objective"),
         ("{trials: 3, sampler: cmaes}", "search.sampler: saw 'cmaes', which searches ranges that are always open"),

@@ -62,7 +62,7 @@ def test_the_direction_follows_the_metric(load):
 
     assert objective("{metric: is_lite0_mean}").direction == "maximize"
     assert objective("{metric: kd_lite0}").direction == "minimize"
-    assert objective("{metric: is_lite0_mean, direction: minimize}").direction == "minimize"
+    assert objective("{metric: is_lite0_mean, direction: maximize}") == objective("is_lite0_mean")
 
 
 def changed(load, *replacements, start=SMALL):
