@@ -88,8 +88,11 @@ def compare(results: Results, metric: Metric | None = None) -> Comparison:
     found = {arm: values for arm in results.arms if (values := values_of(chosen_finals(results, arm), metric.name))}
     summaries = {arm: summary for arm, values in found.items() if (summary := summarise(values))}
     if why := _incomparable(results, metric):
-        nothing = (State.INCOMPARABLE, None, None, None, None, None)
-        return Comparison(metric, summaries, tuple(Verdict(*pair, *nothing) for pair in combinations(found, 2)), why)
+        pairs = tuple(
+            Verdict(first, second, State.INCOMPARABLE, None, None, None, None, None)
+            for first, second in combinations(found, 2)
+        )
+        return Comparison(metric, summaries, pairs, why)
     order = sorted(found, key=lambda arm: metric.key(summaries[arm].mean))
     tests = {pair: _welch(found[pair[0]], found[pair[1]]) for pair in combinations(order, 2)}
     count = sum(test is not None for test in tests.values())
