@@ -275,23 +275,38 @@ def _size(folder: Path) -> int:
 # ---- the stored plan ----------------------------------------------------------------------------------------------
 
 
-def store_plan(run: RunFolder, plan: Plan, rates: Mapping[str, Rates] | None) -> None:
-    """Keep the plan in the run folder, for the report; not once trials have started, when it would be hindsight."""
-    if any(run.trials.glob("*")):
-        return
+def store_plan(run: RunFolder, plan: Plan, rates: Mapping[str, Rates] | None, *, starting: bool = False) -> None:
+    """Keep the plan in the run folder, for the report; not once trials have started, when it would be hindsight.
+
+    The exception is a start with another sweep than the one that was planned (an extension): the plan is then that of
+    the sweep as it is now, and `extended` says so.
+    """
+    begun = any(run.trials.glob("*"))
+    if begun:
+        before = read_json(run.plan)
+        same = before and _work(before.get("lines") or []) == _work([asdict(line) for line in plan.lines])
+        if not starting or not before or same:
+            return
     content = {
         "format": FORMAT,
         "created": time.time(),
         **asdict(plan),
         "rates": {arm: asdict(one) for arm, one in (rates or {}).items()},
+        "extended": begun,
     }
     write_json(run.plan, content)
+
+
+def _work(lines: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """What the lines of a plan ask for, without what it costs."""
+    keys = ("arm", "stage", "trials", "steps", "evaluations", "samples")
+    return [tuple(line.get(key) for key in keys) for line in lines]
 
 
 def plan_at_start(run: RunFolder, sweep: Sweep) -> None:
     """Store the plan of a sweep that starts, with the rates of an earlier `aiqn plan` where there was one."""
     rates, basis = stored_rates(run, sweep)
-    store_plan(run, make_plan(sweep, rates, basis), rates)
+    store_plan(run, make_plan(sweep, rates, basis), rates, starting=True)
 
 
 def stored_rates(run: RunFolder, sweep: Sweep) -> tuple[dict[str, Rates] | None, str]:

@@ -1,21 +1,17 @@
 """What the numbers say in one sentence, and how far to trust it."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from orchestrator.runs import Run
 from reports.results import (
     Results,
-    Summary,
     chosen_finals,
-    differing_protocols,
     last_record,
     last_value,
     ranked,
-    summarise,
-    values_of,
 )
-from reports.rounding import plus_minus, rounded, whole
-from reports.verdict import verdicts
+from reports.rounding import p_value, plus_minus, rounded, whole
+from reports.verdict import LEVEL, Comparison, State, Verdict, compare
 
 
 class Answer(NamedTuple):
@@ -28,63 +24,101 @@ class Answer(NamedTuple):
 
 def answer(results: Results) -> Answer:
     """One sentence computed from the finals, or from the search where there are no finals."""
-    finals = {arm: runs for arm in results.arms if (runs := chosen_finals(results, arm))}
-    if not finals:
+    found = compare(results)
+    if not found.order:
         return _answer_of_search(results)
-    objective = results.objective
-    summaries = {arm: _summary(runs, objective.name) for arm, runs in finals.items()}
-    order = sorted(summaries, key=lambda arm: objective.key(summaries[arm].mean))
-    shown = {arm: plus_minus(summary) for arm, summary in summaries.items()}
-    counts = sorted({summary.seeds for summary in summaries.values()})
-    spread = (
-        "One seed, so nothing is known of the spread between seeds"
-        if counts == [1]
-        else "Mean ± s.d. over " + (f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds")
-    )
-    drawn = whole(last_record(run, objective.name).get("samples") for runs in finals.values() for run in runs)
-    qualifier = [f"{spread}, {drawn} samples each."]
-    if absent := [arm for arm in results.arms if arm not in finals]:
+    absent = [arm for arm in results.arms if arm not in found.order]
+    qualifier = [_spread(results, found)]
+    if absent:
         qualifier.append(f"No completed final for {', '.join(absent)}.")
-    if differing := differing_protocols(results, "final"):
-        sentence = f"Not comparable: the finals were measured with different {', '.join(sorted(differing))}."
-        return Answer(sentence, " ".join(qualifier))
+    qualifier += _second_opinions(results, found)
+    return Answer(_sentence(found, bool(absent)), " ".join(qualifier), found.leader)
+
+
+def _spread(results: Results, found: Comparison) -> str:
+    finals = [run for arm in found.order for run in chosen_finals(results, arm)]
+    drawn = whole(last_record(run, found.metric.name).get("samples") for run in finals)
+    counts = sorted({summary.seeds for summary in found.summaries.values()})
+    if counts == [1]:
+        return f"One seed, so nothing is known of the spread between seeds, {drawn} samples each."
+    seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    return f"Mean ± s.d. over {seeds}, {drawn} samples each."
+
+
+def _sentence(found: Comparison, unfinished: bool) -> str:
+    name, order = found.metric.name, found.order
+    shown = {arm: plus_minus(summary) for arm, summary in found.summaries.items()}
+    listed = ", ".join(f"{shown[arm]} for {arm}" for arm in order)
     if len(order) == 1:
-        sentence = f"{order[0]} reaches {objective.name} {shown[order[0]]}; there is no other arm to compare it with"
-        return Answer(f"{sentence}{' yet' if absent else ''}.", " ".join(qualifier))
-    qualifier.append(_second_opinion(results, finals, order))
-    against = ", ".join(f"{shown[arm]} for {arm}" for arm in order[1:])
-    own = [verdict for verdict in verdicts(results) if order[0] in (verdict.better, verdict.worse)]
-    ps = [verdict.p for verdict in own if verdict.p is not None]
-    bound = "p =" if len(own) == 1 else "all p ≤"
-    untested = "no test is possible with one seed"
-    tested = f"Welch's t-test, {bound} {max(ps):.2g}" if len(ps) == len(own) else untested
-    clear = all(verdict.distinguishable for verdict in own)
-    better = "lower" if objective.lower_is_better else "higher"
-    if clear:
-        sentence = f"{order[0]} reaches the {better} {objective.name}: {shown[order[0]]}, against {against} ({tested})."
-    else:
-        apart = [verdict.worse for verdict in own if verdict.distinguishable]
-        tested += f"; distinguishable from {', '.join(apart)} alone" if apart else ""
-        sentence = f"No clear difference: {objective.name} is {shown[order[0]]} for {order[0]}, {against} ({tested})."
-    return Answer(sentence, " ".join(filter(None, qualifier)), order[0] if clear else None)
+        tail = "there is no other arm to compare it with" + (" yet" if unfinished else "")
+        return f"{order[0]} reaches {name} {shown[order[0]]}; {tail}."
+    if found.why:
+        where = "" if found.metric.comparable is False else "Not comparable: "
+        why = f"{where}{found.why}."
+        return why if where else f"No verdict: {why} It is {listed}."
+    if not found.tested:
+        return f"Not tested: {name} is {listed}. A test needs two seeds of both arms, and values that differ."
+    if found.leader:
+        better = "lower" if found.metric.lower_is_better else "higher"
+        against = ", ".join(f"{shown[arm]} for {arm}" for arm in order[1:])
+        first = f"{order[0]} reaches the {better} {name}: {shown[order[0]]}, against {against} ({_tests(found)})."
+        return " ".join([first, *_apart([pair for pair in found.pairs if pair.better != order[0]])])
+    if not found.of(State.BETTER):
+        untested = _untested(found.pairs)
+        return " ".join([f"No clear difference: {name} is {listed} ({_tests(found)}).", *untested])
+    alike = [pair.worse for pair in found.of(State.ALIKE) if pair.better == order[0]]
+    told = f"{order[0]} cannot be told apart from {_or(alike)}" if alike else f"{order[0]} has the best mean"
+    return " ".join([f"No clear lead: {told}; {name} is {listed}.", *_apart(found.pairs), *_untested(found.pairs)])
 
 
-def _summary(runs: list[Run], metric: str) -> Summary:
-    summary = summarise(values_of(runs, metric))
-    assert summary is not None  # chosen finals have a value of the objective
-    return summary
+def _tests(found: Comparison) -> str:
+    """The p-values that the sentence rests on: those of the leader's pairs, or of all where none leads."""
+    own = [pair for pair in found.pairs if not found.leader or pair.better == found.leader]
+    ps = [pair.p for pair in own if pair.p is not None]
+    if len(ps) == 1:
+        return f"Welch's t-test, p = {p_value(ps[0], LEVEL)}"
+    bound = f"≤ {p_value(max(ps), LEVEL)}" if found.leader else f"≥ {p_value(min(ps), LEVEL)}"
+    return f"Welch's t-test, all p {bound}"
 
 
-def _second_opinion(results: Results, finals: dict[str, list[Run]], order: list[str]) -> str:
-    """Whether the other metrics rank the first two arms the same way."""
+def _apart(pairs: Sequence[Verdict]) -> list[str]:
+    """A sentence that names each distinguishable pair; none where there is no such pair."""
+    told = [
+        f"{pair.better} is better than {pair.worse} (p = {p_value(pair.p, LEVEL)})"
+        for pair in pairs
+        if pair.distinguishable and pair.p is not None
+    ]
+    return [f"Welch's t-test: {', '.join(told)}."] if told else []
+
+
+def _untested(pairs: Sequence[Verdict]) -> list[str]:
+    told = [f"{pair.better} against {pair.worse}" for pair in pairs if pair.state is State.UNTESTED]
+    return [f"Not tested: {', '.join(told)}."] if told else []
+
+
+def _or(words: Sequence[str]) -> str:
+    return " or ".join([*filter(None, [", ".join(words[:-1])]), words[-1]])
+
+
+def _second_opinions(results: Results, found: Comparison) -> list[str]:
+    """What the other metrics say of the first two arms, each by its own test; nothing where it cannot be tested."""
     said = []
-    for metric in results.metrics[1:]:
-        first, second = (summarise(values_of(finals[arm], metric.name)) for arm in order[:2])
-        if first and second:
-            same = metric.key(first.mean) < metric.key(second.mean)
-            verb = "ranks them the same way" if same else "does not agree" if first != second else "is equal"
-            said.append(f"{metric.name} {verb}: {plus_minus(first)} ({order[0]}), {plus_minus(second)} ({order[1]}).")
-    return " ".join(said)
+    for metric in results.metrics[1:] if len(found.order) > 1 and not found.why else ():
+        second = compare(results, metric)
+        first, last = found.order[:2]
+        pair, ours = second.pair(first, last), found.pair(first, last)
+        if pair is None or pair.p is None or ours is None or ours.p is None:
+            continue
+        if not pair.distinguishable:
+            says = f"{metric.name} does not tell them apart"
+        elif not ours.distinguishable:
+            says = f"{metric.name} is better for {pair.better} (p = {p_value(pair.p, LEVEL)})"
+        else:
+            same = "ranks them the same way" if pair.better == first else "does not agree"
+            says = f"{metric.name} {same} (p = {p_value(pair.p, LEVEL)})"
+        shown = ", ".join(f"{plus_minus(second.summaries[arm])} ({arm})" for arm in (first, last))
+        said.append(f"{says}: {shown}.")
+    return said
 
 
 def _answer_of_search(results: Results) -> Answer:
@@ -93,7 +127,7 @@ def _answer_of_search(results: Results) -> Answer:
         return Answer("No answer yet: no trial has completed.", "")
     objective = results.objective
     values = {arm: last_value(run, objective.name) or 0.0 for arm, run in best.items()}
-    order = sorted(values, key=lambda arm: objective.key(values[arm]))
+    order = sorted(values, key=lambda arm: objective.key(values[arm]) if objective.comparable else 0.0)
     listed = ", ".join(f"{rounded(values[arm])} for {arm}" for arm in order)
     drawn = whole(last_record(run, objective.name).get("samples") for run in best.values())
     counts = ", ".join(f"{len(ranked(results, arm))} of {arm}" for arm in order)
@@ -103,6 +137,8 @@ def _answer_of_search(results: Results) -> Answer:
     )
     if absent := [arm for arm in results.arms if arm not in best]:
         qualifier += f" No completed trial for {', '.join(absent)}."
+    if not objective.comparable and len(order) > 1:
+        qualifier += f" No verdict: {objective.why}."
     return Answer(
         f"No final results{' yet' if results.top else ''}. In the search, {objective.name} is {listed}.", qualifier
     )

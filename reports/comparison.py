@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from orchestrator.runs import Run
-from reports.answer import answer
 from reports.protocols import labels, separated
 from reports.results import (
     STAGES,
+    Metric,
     Results,
     Summary,
     active_seconds,
@@ -25,8 +25,9 @@ from reports.results import (
     untrained,
     values_of,
 )
-from reports.rounding import MISSING, configuration, plus_minus, rounded, seconds, whole
+from reports.rounding import MISSING, configuration, plus_minus, rounded, seconds, whole, with_interval
 from reports.tables import Table
+from reports.verdict import compare
 
 CONFIDENCE = 0.95
 HOW = ("final_source", "final_seeds", "final_step", "final_samples", "final_seconds")  # of finals, not measured by them
@@ -35,7 +36,8 @@ HOW = ("final_source", "final_seeds", "final_step", "final_samples", "final_seco
 def comparison(results: Results) -> Table:
     """Table 1 of the sweep: a row for each arm, search and final values in columns of their own."""
     rows, shown, notes = [], [], []
-    objective, leader = results.objective, answer(results).leader
+    found, objective = compare(results), results.objective
+    leader = found.leader
     infinite = f"Of ∞ samples {objective.label}"
     any_infinite = any(extrapolated(chosen_finals(results, arm), objective.name) for arm in results.arms)
     search_samples = {
@@ -53,7 +55,7 @@ def comparison(results: Results) -> Table:
                 "Arm": arm,
                 search_column: rounded(row["search_value"]),
                 f"Final {objective.label}": plus_minus(summaries[objective]),
-                "95 % interval": _interval_text(summaries[objective]),
+                "95 % interval": _interval_text(summaries[objective], objective),
                 **({infinite: plus_minus(extrapolated(finals, objective.name))} if any_infinite else {}),
                 **{f"Final {metric.label}": plus_minus(summaries[metric]) for metric in results.metrics[1:]},
                 f"Untrained {objective.name}": _untrained_text(row),
@@ -92,6 +94,9 @@ def comparison(results: Results) -> Table:
         f"± is the sample standard deviation over seeds, rounded up; the interval is that of the mean (Student's t). "
         f"{results.hours_unit}: search and finals together." + (" Bold: better, as tested below." if leader else "")
     )
+    notes += _cut_note(results)
+    if not objective.comparable and len(found.order) > 1:
+        notes.append(f"No verdict: {found.why}.")
     title = "Each arm's best search trial, and its finals as mean ± s.d. over seeds"
     return Table(
         "comparison",
@@ -125,7 +130,7 @@ def _comparison_row(results: Results, arm: str, best: Run | None, finals: list[R
             row[f"final_{metric.name}_{part}"] = getattr(summary, part) if summary else None
     endless = extrapolated(finals, name)
     row |= {"final_infinite_mean": endless and endless.mean, "final_infinite_deviation": endless and endless.deviation}
-    low, high = interval(summarise(values_of(finals, name)))
+    low, high = interval(summarise(values_of(finals, name)), results.objective)
     row |= {f"final_{name}_interval_low": low, f"final_{name}_interval_high": high}
     last = [last_record(run, name) for run in finals]
     for key in ("step", "samples"):
@@ -166,19 +171,32 @@ def extrapolated(finals: Sequence[Run], name: str) -> Summary | None:
     return summarise(values_of(finals, f"{name}_infinite"))
 
 
-def interval(summary: Summary | None) -> tuple[float | None, float | None]:
-    """Student's confidence interval of a mean over seeds; (None, None) for fewer than two."""
+def interval(summary: Summary | None, metric: Metric) -> tuple[float | None, float | None]:
+    """Student's confidence interval of a mean over seeds, cut where the metric's range ends.
+
+    (None, None) for fewer than two seeds.
+    """
     from scipy import stats
 
     if summary is None or summary.deviation is None:
         return None, None
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, summary.seeds - 1)) * summary.deviation / math.sqrt(summary.seeds)
-    return summary.mean - reach, summary.mean + reach
+    return max(summary.mean - reach, metric.low), min(summary.mean + reach, metric.high)
 
 
-def _interval_text(summary: Summary | None) -> str:
-    low, high = interval(summary)
-    return MISSING if low is None else f"{rounded(low)} to {rounded(high)}"
+def _interval_text(summary: Summary | None, metric: Metric) -> str:
+    low, high = interval(summary, metric)
+    if summary is None or low is None or high is None:
+        return MISSING
+    return with_interval(summary.mean, low, high).interval
+
+
+def _cut_note(results: Results) -> list[str]:
+    """Where intervals were cut, and why; empty where none was."""
+    metric = results.objective
+    ends = [interval(summarise(values_of(chosen_finals(results, arm), metric.name)), metric) for arm in results.arms]
+    found = {f"{end:g}" for pair in ends for end in pair if end is not None and end in (metric.low, metric.high)}
+    return [f"Intervals are cut at {' and '.join(sorted(found))}, where {metric.name} ends."] if found else []
 
 
 def _untrained_text(row: dict[str, Any]) -> str:

@@ -17,6 +17,10 @@ class Metric(NamedTuple):
 
     name: str
     lower_is_better: bool
+    low: float = -math.inf  # the ends of its range
+    high: float = math.inf
+    comparable: bool = True  # across the arms of this sweep
+    why: str = ""  # the reason where it is not, as a sentence without its full stop
 
     @property
     def label(self) -> str:
@@ -95,7 +99,10 @@ def results_of(
             created=recorded.get("created"),
             finished=bool(recorded.get("finished")),
             arms=arms + sorted({run.arm for run in runs} - set(arms)),
-            metrics=_metrics(Metric(objective["metric"], objective["direction"] == "minimize"), runs),
+            metrics=[
+                with_facts(metric, sweep["arms"])
+                for metric in _metrics(Metric(objective["metric"], objective["direction"] == "minimize"), runs)
+            ],
             trials=sweep["search"]["trials"],
             top=final["top"],
             seeds=len(final["seeds"]),
@@ -116,6 +123,19 @@ def _metrics(objective: Metric, runs: list[Run]) -> list[Metric]:
     scores = [Metric(name, False) for name in names if name.startswith("is_") and name.endswith("_mean")]
     vectors = [Metric(name, True) for name in ("energy_distance", "wasserstein1_mean") if name in names]
     return [objective, *(m for m in (*distances[:1], *scores[:1], *vectors) if m.name != objective.name)]
+
+
+def with_facts(metric: Metric, arms: Mapping[str, Mapping[str, Any]]) -> Metric:
+    """The metric with its range, and whether the arms (as sweep.json has them) can be compared by it."""
+    name = metric.name
+    if name == "fid" or name.startswith("fd_") or name in ("energy_distance", "wasserstein1_mean"):
+        return metric._replace(low=0.0)
+    if name.startswith("is_") and name.endswith("_mean"):
+        return metric._replace(low=1.0)
+    if name == "loss" and len({repr((arm.get("model", {}).get("name"), arm.get("loss"))) for arm in arms.values()}) > 1:
+        why = f"the loss of {' and that of '.join(arms)} are different quantities: it cannot be compared"
+        return metric._replace(comparable=False, why=why)
+    return metric
 
 
 class Summary(NamedTuple):

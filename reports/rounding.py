@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from reports.results import Summary
 
@@ -25,13 +25,39 @@ def plus_minus(summary: Summary | None) -> str:
     """Mean ± s.d.: the s.d. has two significant digits and is rounded up, the mean ends at the same place."""
     if summary is None:
         return MISSING
-    if not summary.deviation:
+    if summary.deviation is None or summary.deviation <= 1e-12 * abs(summary.mean):  # floating point, not a spread
         return rounded(summary.mean) + ("" if summary.deviation is None else " ± 0")
     if max(abs(summary.mean), summary.deviation) >= LONGEST:
         return f"{summary.mean:.3e} ± {summary.deviation:.1e}"
     deviation = Decimal(repr(summary.deviation))
     place = min(0, deviation.adjusted() - 1)
     return f"{_at(Decimal(repr(float(summary.mean))), place):,f} ± {_at(deviation, place, ROUND_CEILING):,f}"
+
+
+class Measured(NamedTuple):
+    """A value and its interval as text, with the same decimals."""
+
+    value: str
+    interval: str
+
+
+def with_interval(value: float, low: float, high: float) -> Measured:
+    """Half the width of the interval has two significant digits; an end that is not 0 is never rounded to 0."""
+    half = (high - low) / 2
+    if not half > 0 or max(map(abs, (value, low, high))) >= LONGEST or half < 1e-300:
+        return Measured(rounded(value), f"{rounded(low)} to {rounded(high)}")
+    place = min(0, Decimal(repr(half)).adjusted() - 1)
+    numbers = [Decimal(repr(float(number))) for number in (value, low, high)]
+    while any(number and not _at(number, place) for number in numbers[1:]):
+        place -= 1
+    shown, first, last = (f"{_at(number, place) + 0:,f}" for number in numbers)
+    return Measured(shown, f"{first} to {last}")
+
+
+def p_value(p: float, level: float) -> str:
+    """Two significant digits, or as many as show on which side of the level it lies."""
+    digits = next(digits for digits in range(2, 18) if (float(f"{p:.{digits}g}") < level) == (p < level))
+    return f"{p:.{digits}g}"
 
 
 def _at(number: Decimal, place: int, rounding: str = ROUND_HALF_EVEN) -> Decimal:

@@ -9,37 +9,59 @@ import pandas as pd
 
 from reports.analysis import BUDGETS, Outcome, best_of, importances, is_number, outcomes
 from reports.results import Metric, Results, active_seconds, final_groups, last_value, ranked
-from reports.rounding import MISSING, parameter, rounded, seconds
+from reports.rounding import MISSING, p_value, parameter, plural, rounded, seconds, with_interval
 from reports.tables import Table
-from reports.verdict import LEVEL, verdicts
+from reports.verdict import LEVEL, Comparison, State, Verdict, compare
 
 TOP = 5  # configurations of each arm on the page
 MOST_VALUES = 12  # of a parameter that is listed value by value
 FEWEST_OF_VALUE = 5  # trials of a value for it to be compared
+LARGE_OF_VALUE = 10  # trials of each value from which the chi-square distribution is good enough
+ORDERS = 9_999  # random ones, for fewer
 
 
 def verdict_table(results: Results) -> Table:
     """Each pair of arms: by how much the better mean is ahead, whether seeds can tell them apart, how much sooner."""
-    name, rows, shown = results.objective.name, verdicts(results), []
-    for verdict in rows:
-        interval = f"{rounded(verdict.low)} to {rounded(verdict.high)}" if verdict.low is not None else MISSING
-        reached = f"after {verdict.reached_at:.0%} of its steps" if verdict.reached_at is not None else "never"
-        shown.append(
-            {
-                "Pair": f"{verdict.better} against {verdict.worse}",
-                "Verdict": "better" if verdict.distinguishable else "not distinguishable",
-                f"Ahead in {name} by": rounded(verdict.difference),
-                "95 % interval": interval,
-                "p": MISSING if verdict.p is None else f"{verdict.p:.2g}",
-                "Has the other's final score": reached,
-            }
-        )
-    notes = ["Welch's t-test of the finals over seeds; p is adjusted for the number of pairs (Holm), the level is 5 %."]
-    if any(verdict.p is None for verdict in rows):
-        notes.append("Without two seeds of both arms nothing can be tested.")
+    found = compare(results)
+    shown = [_verdict_text(verdict, results.objective.name) for verdict in found.pairs]
+    data, frame = pd.DataFrame([verdict._asdict() for verdict in found.pairs]), pd.DataFrame(shown)
     words = ("Pair", "Verdict", "Has the other's final score")
-    data, frame = pd.DataFrame(rows), pd.DataFrame(shown)
-    return Table("verdicts", "Is the difference more than the spread of seeds?", data, frame, words, notes=tuple(notes))
+    title = "Is the difference more than the spread of seeds?"
+    return Table("verdicts", title, data, frame, words, notes=tuple(verdict_notes(found)))
+
+
+def _verdict_text(verdict: Verdict, name: str) -> dict[str, str]:
+    ahead, interval, reached = rounded(verdict.difference), MISSING, MISSING
+    if verdict.difference is not None:
+        reached = f"after {verdict.reached_at:.0%} of its steps" if verdict.reached_at is not None else "never"
+        if verdict.low is not None and verdict.high is not None:
+            ahead, interval = with_interval(verdict.difference, verdict.low, verdict.high)
+    return {
+        "Pair": f"{verdict.better} against {verdict.worse}",
+        "Verdict": verdict.state.value,
+        f"Ahead in {name} by": ahead,
+        "95 % interval": interval,
+        "p": MISSING if verdict.p is None else p_value(verdict.p, LEVEL),
+        "Has the other's final score": reached,
+    }
+
+
+def verdict_notes(found: Comparison) -> list[str]:
+    """How the pairs were tested, and why some were not."""
+    notes = []
+    if found.why:
+        notes.append(f"No verdict: {found.why}.")
+    if found.tested == 1:
+        notes.append("Welch's t-test of the finals over seeds, with its interval; the level is 5 %.")
+    elif found.tested:
+        notes.append(
+            f"Welch's t-test of the finals over seeds. p and interval are both adjusted for the {found.tested} tested "
+            "pairs (Bonferroni): the level of 5 % holds for all together, and an interval leaves out 0 exactly where "
+            "p is below 0.05."
+        )
+    if found.of(State.UNTESTED):
+        notes.append("Not tested: a test needs two seeds of both arms, and values that differ between seeds.")
+    return notes
 
 
 def budget_table(results: Results) -> Table:
@@ -153,7 +175,9 @@ def difference_note(name: str, groups: dict[Any, list[float | None]], metric: Me
         return f"{name}: too few trials to compare its values."
     flat = "no difference beyond chance" if p >= LEVEL else "they differ beyond chance"
     spread = f"medians from {rounded(min(medians))} to {rounded(max(medians))}"
-    note = f"{name}: {spread}; {flat} (Kruskal-Wallis, p = {p:.2g})."
+    note = f"{name}: {spread}; {flat} (Kruskal-Wallis, p = {p_value(p, LEVEL)})."
+    if small := sum(len(values) < FEWEST_OF_VALUE for values in groups.values()):
+        note += f" {plural(small, 'value')} with fewer than {FEWEST_OF_VALUE} trials not tested."
     if name != "loss.kappa" or 0 not in groups:
         return note
     plain, others = groups[0], [value for key, values in groups.items() if key != 0 for value in values]
@@ -161,12 +185,17 @@ def difference_note(name: str, groups: dict[Any, list[float | None]], metric: Me
     p = rank_test([plain, others], metric)
     return note + (
         f" The plain quantile loss (0) has median {rounded(middles[0])}, all others together {rounded(middles[1])}"
-        + (f" (p = {p:.2g})." if p is not None else ".")
+        + (f" (p = {p_value(p, LEVEL)})." if p is not None else ".")
     )
 
 
 def rank_test(groups: Sequence[Sequence[float | None]], metric: Metric) -> float | None:
-    """P-value of the Kruskal-Wallis test, no value ranking worst; None where a group is small or all are equal."""
+    """P-value of the Kruskal-Wallis test, no value ranking worst; None where all are equal, or fewer than two groups
+    have FEWEST_OF_VALUE trials.
+
+    Of small groups it is the share of random orders that differ as much: the chi-square distribution, to which the
+    statistic tends in large groups, rejects too often (10 % at a level of 5 % for two groups of three) or too seldom.
+    """
     from scipy import stats
 
     keys = [[math.inf if value is None else metric.key(value) for value in values] for values in groups]
@@ -174,5 +203,16 @@ def rank_test(groups: Sequence[Sequence[float | None]], metric: Metric) -> float
     if len(large) < 2 or len({key for group in large for key in group}) < 2:
         return None
     ranks = stats.rankdata([key for group in large for key in group])
-    parts = np.split(ranks, np.cumsum([len(group) for group in large])[:-1])
-    return float(stats.kruskal(*parts).pvalue)
+    cuts = np.cumsum([len(group) for group in large])[:-1]
+    if min(map(len, large)) >= LARGE_OF_VALUE:
+        return float(stats.kruskal(*np.split(ranks, cuts)).pvalue)
+    orders = np.random.default_rng(0).permuted(np.tile(ranks, (ORDERS, 1)), axis=1)
+    seen, chance = (_between(np.atleast_2d(rows), cuts) for rows in (ranks, orders))
+    return float((1 + (chance >= seen * (1 - 1e-9)).sum()) / (1 + ORDERS))
+
+
+def _between(ranks: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """What the Kruskal-Wallis statistic grows with, for each row: ranks (row, trial), cut into groups of trials."""
+    middle = ranks - ranks.mean(axis=1, keepdims=True)
+    total: np.ndarray = sum(part.sum(axis=1) ** 2 / part.shape[1] for part in np.split(middle, cuts, axis=1))
+    return total

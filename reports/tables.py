@@ -170,6 +170,11 @@ def plan_and_actual(results: Results) -> Table:
     notes = [f"Planned from {results.plan['basis']}."] if results.plan.get("basis") else []
     if results.plan.get("upper_bound"):
         notes.append("The plan is an upper bound: it lets no trial be stopped early.")
+    if results.plan.get("extended"):
+        notes.append(
+            "The sweep was extended after its trials had started: the plan is that of the sweep as it is now, "
+            "and the wall clock counts the time between the starts too."
+        )
     if not results.finished:
         notes.append("The sweep is unfinished, so the actual numbers still grow.")
     if rows and rows[-1][0] == "wall clock":

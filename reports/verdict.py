@@ -1,85 +1,173 @@
-"""Whether one arm is better than another: a test for each pair, and how much sooner it gets there."""
+"""Which arms the finals can tell apart: one comparison that feeds the sentence, the tables and what is bold."""
 
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
 from orchestrator.runs import Run
-from reports.results import Metric, Results, chosen_finals, differing_protocols, summarise, values_of
+from reports.results import Metric, Results, Summary, chosen_finals, differing_protocols, summarise, values_of
 
 LEVEL = 0.05  # of all pairs together
+NOISE = 1e-12  # of the values' size: smaller differences and spreads are those of floating point
+
+
+class State(StrEnum):
+    """What the finals say of two arms."""
+
+    BETTER = "better"
+    ALIKE = "not distinguishable"
+    UNTESTED = "not tested"
+    INCOMPARABLE = "not comparable"
 
 
 class Verdict(NamedTuple):
-    """One pair of arms, the better mean first. Without two seeds of each there is no test: p and interval are None."""
+    """One pair of arms, the better mean first; in the order of the sweep where they are not comparable.
+
+    Where they are not, there is no difference and no share of steps; where they were not tested, no interval and no p.
+    """
 
     better: str
     worse: str
-    difference: float  # of the means, in the direction of the objective: positive is better
-    low: float | None  # its 95 % confidence interval, for this pair alone
+    state: State
+    difference: float | None  # of the means, in the direction of the metric: never negative
+    low: float | None  # its confidence interval, which holds for all tested pairs together
     high: float | None
-    p: float | None  # Welch's t-test, adjusted for the number of pairs (Holm 1979)
-    distinguishable: bool
+    p: float | None  # Welch's t-test, times the number of tested pairs (Bonferroni)
     reached_at: float | None  # steps at which `better` has the final score of `worse`, as a share of its steps
+
+    @property
+    def distinguishable(self) -> bool:
+        return self.state is State.BETTER
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The arms by one metric, the best mean first, and what is known of each pair of them."""
+
+    metric: Metric
+    summaries: Mapping[str, Summary]  # of the finals that have the metric, by rank; in the sweep's order if `why`
+    pairs: tuple[Verdict, ...]
+    why: str = ""  # the reason why the arms cannot be compared at all
+
+    @property
+    def order(self) -> list[str]:
+        return list(self.summaries)
+
+    @property
+    def leader(self) -> str | None:
+        """The arm that is distinguishably better than each of the others; None where there is none, or no other."""
+        own = [pair for pair in self.pairs if self.order[0] in (pair.better, pair.worse)]
+        return self.order[0] if own and all(pair.distinguishable for pair in own) else None
+
+    def of(self, state: State) -> list[Verdict]:
+        return [pair for pair in self.pairs if pair.state is state]
+
+    def pair(self, first: str, second: str) -> Verdict | None:
+        """The verdict of two arms, in either order."""
+        return next((pair for pair in self.pairs if {pair.better, pair.worse} == {first, second}), None)
+
+    @property
+    def tested(self) -> int:
+        return sum(pair.p is not None for pair in self.pairs)
+
+
+def compare(results: Results, metric: Metric | None = None) -> Comparison:
+    """The finals of all arms that have the metric (the objective unless given), each pair tested.
+
+    The p of Welch's t-test is multiplied by the number of tested pairs and the level of the intervals is divided by
+    it (Bonferroni), so that an interval leaves out 0 exactly where p is below the level. Holm's p would be smaller
+    for some pairs, but no intervals of use belong to it.
+    """
+    metric = metric or results.objective
+    found = {arm: values for arm in results.arms if (values := values_of(chosen_finals(results, arm), metric.name))}
+    summaries = {arm: summary for arm, values in found.items() if (summary := summarise(values))}
+    if why := _incomparable(results, metric):
+        pairs = tuple(
+            Verdict(first, second, State.INCOMPARABLE, None, None, None, None, None)
+            for first, second in combinations(found, 2)
+        )
+        return Comparison(metric, summaries, pairs, why)
+    order = sorted(found, key=lambda arm: metric.key(summaries[arm].mean))
+    tests = {pair: _welch(found[pair[0]], found[pair[1]]) for pair in combinations(order, 2)}
+    count = sum(test is not None for test in tests.values())
+    pairs = tuple(_verdict(results, metric, found, pair, test, count) for pair, test in tests.items())
+    return Comparison(metric, {arm: summaries[arm] for arm in order}, pairs)
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """Each pair of arms with finals; empty where they were measured in different ways and cannot be compared."""
-    if differing_protocols(results, "final"):
-        return []
-    metric = results.objective
-    finals = {arm: runs for arm in results.arms if (runs := chosen_finals(results, arm))}
-    pairs = [sorted(pair, key=lambda arm: _mean(finals[arm], metric)) for pair in combinations(finals, 2)]
-    tests = [_welch(*(values_of(finals[arm], metric.name) for arm in pair)) for pair in pairs]
-    adjusted = holm([test.p if test else None for test in tests])
-    found = []
-    for (better, worse), test, p in zip(pairs, tests, adjusted, strict=True):
-        difference = _mean(finals[worse], metric) - _mean(finals[better], metric)
-        low, high = (None, None) if test is None else (difference - test.reach, difference + test.reach)
-        reached = share_of_steps(finals[better], finals[worse], metric)
-        found.append(Verdict(better, worse, difference, low, high, p, p is not None and p < LEVEL, reached))
-    return found
+    """What is known of each pair of arms with finals, by the objective."""
+    return list(compare(results).pairs)
 
 
-def _mean(runs: Sequence[Run], metric: Metric) -> float:
-    summary = summarise(values_of(runs, metric.name))
-    assert summary is not None
-    return metric.key(summary.mean)
+def _incomparable(results: Results, metric: Metric) -> str:
+    if not metric.comparable:
+        return metric.why or f"{metric.name} is not in the same unit for all arms: it cannot be compared"
+    differing = differing_protocols(results, "final")
+    return f"the finals were measured with different {', '.join(sorted(differing))}" if differing else ""
+
+
+def _verdict(
+    results: Results,
+    metric: Metric,
+    found: Mapping[str, Sequence[float]],
+    pair: tuple[str, str],
+    test: "_Test | None",
+    count: int,
+) -> Verdict:
+    better, worse = pair
+    means = [statistics.fmean(found[arm]) for arm in pair]
+    difference = abs(means[0] - means[1])
+    if difference <= NOISE * max(map(abs, means)):
+        difference = 0.0
+    reached = share_of_steps(chosen_finals(results, better), chosen_finals(results, worse), metric)
+    if test is None:
+        return Verdict(better, worse, State.UNTESTED, difference, None, None, None, reached)
+    reach, most = test.reach(count), metric.high - metric.low  # no two values are further apart
+    low, high = max(difference - reach, -most), min(difference + reach, most)
+    p = min(1.0, count * test.p)
+    # One number decides: p and the interval are the same statement but for the last digit of floating point.
+    state = State.BETTER if low > 0 else State.ALIKE
+    p = min(p, math.nextafter(LEVEL, 0)) if low > 0 else max(p, LEVEL)
+    return Verdict(better, worse, state, difference, low, high, p, reached)
 
 
 class _Test(NamedTuple):
-    p: float
-    reach: float  # half the width of the 95 % interval
+    p: float  # of this pair alone
+    error: float  # standard error of the difference of the means
+    freedom: float
+
+    def reach(self, count: int) -> float:
+        """Half the width of this pair's interval where it is one of `count` that are to hold together."""
+        from scipy import stats
+
+        return float(stats.t.isf(LEVEL / (2 * count), self.freedom)) * self.error
 
 
 def _welch(first: Sequence[float], second: Sequence[float]) -> _Test | None:
-    """Welch's t-test of two samples with unequal variances; None with fewer than two values in either."""
+    """Welch's t-test of two samples with unequal variances.
+
+    None with fewer than two values in either, and where neither sample varies: nothing is known of the spread then.
+    """
     from scipy import stats
 
     if min(len(first), len(second)) < 2:
         return None
-    parts = [np.var(values, ddof=1) / len(values) for values in (first, second)]
-    error = float(np.sqrt(sum(parts)))
-    if error == 0:
-        return _Test(0.0 if np.mean(first) != np.mean(second) else 1.0, 0.0)
+    size = max(abs(value) for value in (*first, *second))
+    parts = [statistics.variance(values) / len(values) for values in (first, second)]
+    error = math.sqrt(sum(parts))
+    if error <= NOISE * size:
+        return None
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(v) - 1) for part, v in zip(parts, (first, second), strict=True) if part
     )
-    t = abs(float(np.mean(first) - np.mean(second))) / error
-    return _Test(float(2 * stats.t.sf(t, freedom)), float(stats.t.ppf(0.975, freedom)) * error)
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P-values adjusted so that the chance of any false verdict stays at the level (Holm 1979)."""
-    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for position, (p, index) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - position)))
-        adjusted[index] = largest
-    return adjusted
+    t = abs(statistics.fmean(first) - statistics.fmean(second)) / error
+    return _Test(float(2 * stats.t.sf(t, freedom)), error, freedom)
 
 
 def share_of_steps(better: Sequence[Run], worse: Sequence[Run], metric: Metric) -> float | None:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from orchestrator.runs import RunFolder, trial_id, write_json
+from reports.results import Results, read_results
 
 QUESTION = "Does the quantile loss beat the likelihood on 8x8 digits when both are tuned with the same budget?"
 
@@ -108,6 +109,21 @@ def write_sweep(
     write_json(
         folder.sweep_json, {**content, "created": 1763958000.0, "finished": finished, "sweep": {**sweep, **changes}}
     )
+
+
+def results_with(
+    path: Path, finals: dict[str, list[float]], objective: str = "fd_lite0", direction: str = "minimize", **others: Any
+) -> Results:
+    """Results whose arms have these finals, one for each seed; `others` are values of other metrics, by arm too."""
+    folder = RunFolder(path)
+    search = {"trials": 6, "objective": {"metric": objective, "direction": direction}}
+    write_sweep(folder, arms=tuple(finals), search=search)
+    for arm, values in finals.items():
+        for seed, value in enumerate(values):
+            scores = {name: by_arm[arm][seed] for name, by_arm in others.items()}
+            history = [{"step": 1500, "samples": 1000, "seconds": 9.0, objective: value, **scores}]
+            write_trial(folder, arm, "final", seed, history, params={}, seed=seed, source=4)
+    return read_results(folder.path)
 
 
 TROUBLE: dict[str, dict[str, Any]] = {

@@ -1,14 +1,16 @@
 import json
 import shutil
 import statistics
+from pathlib import Path
 
-from run_folders import FLOOR, SEEDS, distance, finals_by_hand, record, write_sweep, write_trial
+from run_folders import FLOOR, SEEDS, distance, finals_by_hand, record, results_with, write_sweep, write_trial
 
 from orchestrator.runs import RunFolder, write_json
 from reports.answer import answer as answer_of
 from reports.comparison import comparison
 from reports.results import read_results
 from reports.rounding import rounded
+from reports.search_tables import verdict_table
 
 
 def test_answer_names_the_better_arm_with_both_numbers_and_the_caveat(finished: RunFolder) -> None:
@@ -68,7 +70,48 @@ def test_the_best_of_three_must_be_distinguishable_from_both(folder: RunFolder) 
         history = [record("pixelcnn", 4, 1500, 1000, shift=shift)]
         write_trial(folder, "third", "final", seed, history, seed=seed, source=4)
     answer = answer_of(read_results(folder.path))
-    assert answer.sentence.startswith("No clear difference")
-    assert answer.sentence.endswith("; distinguishable from pixelcnn alone).")
-    assert "all p ≤" in answer.sentence
+    assert answer.sentence.startswith("No clear lead: pixeliqn cannot be told apart from third; ")
+    assert answer.sentence.endswith("Welch's t-test: pixeliqn is better than pixelcnn (p = 0.0033).")
     assert answer.leader is None
+
+
+def test_the_headline_names_the_pairs_that_the_table_names(tmp_path: Path) -> None:
+    """Two arms lead together and one of them, not the first, is told apart from the third."""
+    values = {"cnn": [10.0, 10.1, 10.2], "iqn": [9.0, 11.8, 8.2], "snail": [14.0, 14.3, 14.1]}
+    results = results_with(tmp_path, values)
+    table = verdict_table(results).shown.set_index("Pair")
+    assert table["Verdict"].tolist() == ["not distinguishable", "not distinguishable", "better"]
+    sentence = answer_of(results).sentence
+    assert sentence.startswith("No clear lead: iqn cannot be told apart from cnn or snail; fd_lite0 is 9.7 ± 1.9 for")
+    assert sentence.endswith(f"Welch's t-test: cnn is better than snail (p = {table['p']['cnn against snail']}).")
+    assert comparison(results).strong == frozenset()
+
+
+def test_numbers_in_different_units_are_not_compared(tmp_path: Path) -> None:
+    results = results_with(tmp_path, {"pixelcnn": [3.6, 3.8], "pixeliqn": [0.1, 0.11]}, objective="loss")
+    answer, table = answer_of(results), verdict_table(results)
+    assert answer.sentence.startswith("No verdict: the loss of pixelcnn and that of pixeliqn are different quantities")
+    assert answer.leader is None
+    assert comparison(results).strong == frozenset()
+    (row,) = table.shown.to_dict(orient="records")
+    assert row.pop("Pair") == "pixelcnn against pixeliqn"
+    assert list(row.values()) == ["not comparable", "—", "—", "—", "—"]
+
+
+def test_another_metric_agrees_only_where_it_tells_the_arms_apart(tmp_path: Path) -> None:
+    finals = {"a": [2.0, 2.1, 2.2], "b": [3.0, 3.1, 3.2]}
+    for name, first, says in (
+        ("close", [1.10, 1.09, 1.08], "is_lite0_mean does not tell them apart: "),
+        ("agrees", [1.5, 1.51, 1.52], "is_lite0_mean ranks them the same way (p = "),
+        ("opposes", [1.01, 1.02, 1.03], "is_lite0_mean does not agree (p = "),
+    ):
+        scores = {"a": first, "b": [1.091, 1.101, 1.095]}
+        assert says in answer_of(results_with(tmp_path / name, finals, is_lite0_mean=scores)).qualifier
+    one = results_with(tmp_path / "one", {"a": [2.0], "b": [3.0]}, is_lite0_mean={"a": [1.5], "b": [1.1]})
+    assert "is_lite0_mean" not in answer_of(one).qualifier
+
+
+def test_one_seed_is_not_tested_anywhere(tmp_path: Path) -> None:
+    results = results_with(tmp_path, {"a": [2.0], "b": [3.0]})
+    assert answer_of(results).sentence.startswith("Not tested: fd_lite0 is 2.000 for a, 3.000 for b.")
+    assert verdict_table(results).shown["Verdict"].tolist() == ["not tested"]

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from run_folders import csv_rows, finals_by_hand, record, write_trial
+from run_folders import csv_rows, finals_by_hand, record, results_with, write_trial
 from scipy import stats
 
 from orchestrator.runs import write_json
@@ -100,3 +100,21 @@ def test_distances_of_infinitely_many_samples_stand_in_a_column_of_their_own(fol
     table = comparison(read_results(folder.path))
     assert table.shown["Of ∞ samples fd_lite0 ↓"].tolist() == ["41.5 ± 2.2", "—"]
     assert table.data["final_infinite_mean"].tolist()[0] == 41.5
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "values", "text"),
+    [
+        ("fd_lite0", "minimize", [9.1, 13.0], "0 to 36"),
+        ("is_lite0_mean", "maximize", [1.09, 1.1011], "1.025 to 1.166"),
+        ("is_lite0_mean", "maximize", [1.1, 1.3], "1.00 to 2.47"),
+        ("kd_lite0", "minimize", [0.5, 1.5], "-5.4 to 7.4"),  # an unbiased estimate can be negative
+    ],
+)
+def test_no_interval_leaves_the_range_of_its_metric(tmp_path, metric, direction, values, text):
+    results = results_with(tmp_path, {"a": values, "b": values}, metric, direction)
+    table = comparison(results)
+    assert table.shown["95 % interval"].tolist() == [text] * 2
+    cut = any(f"where {metric} ends" in note for note in table.notes)
+    reach = 12.706 * np.std(values, ddof=1) / 2**0.5
+    assert cut == (np.mean(values) - reach < {"fd_lite0": 0, "is_lite0_mean": 1}.get(metric, -np.inf))

@@ -167,8 +167,21 @@ def test_the_plan_is_kept_until_trials_start_and_made_again_from_its_rates(sweep
     assert stored["lines"][0]["trials"] == 13
     assert stored["lines"][0]["seconds"] == pytest.approx(56)
     run.trial("pixelcnn-search-0").path.mkdir(parents=True)
-    plan_at_start(run, sweep)
+    plan_at_start(run, load(SWEEP.replace("PRUNER", "none"), ["search.trials=13"]))
+    store_plan(run, make_plan(sweep, RATES, "hindsight"), RATES)
     assert json.loads(run.plan.read_text()) == stored
+
+
+def test_an_extended_sweep_has_the_plan_of_the_sweep_as_it_is_now(sweep, load, tmp_path):
+    run = RunFolder(tmp_path / "study")
+    store_plan(run, make_plan(sweep, RATES, "by hand"), RATES)
+    first = json.loads(run.plan.read_text())
+    run.trial("pixelcnn-search-0").path.mkdir(parents=True)
+    plan_at_start(run, load(SWEEP.replace("PRUNER", "none"), ["search.trials=23"]))
+    stored = json.loads(run.plan.read_text())
+    assert (stored["lines"][0]["trials"], stored["extended"], stored["basis"]) == (23, True, "by hand")
+    assert stored["lines"][0]["seconds"] == first["lines"][0]["seconds"]  # by the rates of before, no hindsight
+    assert stored["rates"] == first["rates"]
 
 
 def test_the_plan_in_words_and_above_its_budget(load, monkeypatch):

@@ -1,7 +1,7 @@
 import pytest
 
 from reports.results import Summary
-from reports.rounding import plus_minus, rounded
+from reports.rounding import Measured, p_value, plus_minus, rounded, with_interval
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,8 @@ from reports.rounding import plus_minus, rounded
         (2.5, 0.0, "2.500 ± 0"),
         (65.93, None, "65.93"),
         (5123.4, 234.5, "5,123 ± 235"),
+        (2.5, 8.527e-15, "2.500 ± 0"),  # floating point, not a spread
+        (0.0, 0.0, "0 ± 0"),
         (3.21e30, 4.5e29, "3.210e+30 ± 4.5e+29"),
     ],
 )
@@ -34,3 +36,25 @@ def test_the_deviation_is_never_rounded_down(mean: float, deviation: float | Non
 )
 def test_numbers_keep_four_significant_digits(value: float | None, expected: str) -> None:
     assert rounded(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [
+        (2.8015, 1.149, 4.454, Measured("2.8", "1.1 to 4.5")),
+        (1.024, 0.6581, 1.3899, Measured("1.02", "0.66 to 1.39")),
+        (1.1, 0.004, 2.196, Measured("1.100", "0.004 to 2.196")),  # never "0.0": 0 lies outside
+        (8.527e-15, -0.31, 0.31, Measured("0.00", "-0.31 to 0.31")),
+        (12345.6, 11000.2, 13691.0, Measured("12,346", "11,000 to 13,691")),
+        (3.0, 3.0, 3.0, Measured("3.000", "3.000 to 3.000")),
+    ],
+)
+def test_a_value_and_its_interval_end_at_the_same_decimal(value, low, high, expected):
+    assert with_interval(value, low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0.000231, "0.00023"), (0.0496, "0.0496"), (0.04997, "0.04997"), (0.0504, "0.05"), (1.0, "1")]
+)
+def test_a_p_value_shows_on_which_side_of_the_level_it_lies(p, expected):
+    assert p_value(p, 0.05) == expected
