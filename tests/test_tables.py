@@ -110,3 +110,11 @@ def test_a_plan_of_what_has_not_begun_has_no_ratio(folder: RunFolder) -> None:
     shown = plan_and_actual(read_results(folder.path)).shown
     assert shown.set_index("Quantity")["Actual / planned"]["wall clock"] == "—"
     assert "nan" not in shown.to_string()
+
+
+def test_the_plan_of_an_extended_sweep_says_so(folder: RunFolder) -> None:
+    line = {"arm": "pixelcnn", "stage": "search", "trials": 6, "steps": 600, "seconds": 60.0}
+    for extended in (True, False):
+        write_json(folder.plan, {"format": 1, "lines": [line], "basis": "x", "extended": extended})
+        notes = plan_and_actual(read_results(folder.path)).notes
+        assert any("the plan is that of the sweep as it is now" in note for note in notes) == extended
