@@ -8,10 +8,10 @@ from itertools import combinations
 from typing import Any
 
 from aiqn_core.config import BUNDLED_DATA, MODEL_DEFAULTS, ConfigError, Problem, TrainConfig, join, one_of
-from aiqn_core.metric import Metric, shared
+from aiqn_core.metric import Metric, metric_of, shared
 from orchestrator.document import Document
 from orchestrator.sections import Arm, OwnSections
-from orchestrator.space import Number, apply, variations
+from orchestrator.space import Number, apply, parse_space, variations
 
 Facts = dict[str, Metric]  # by name, in the order of the table: the distance first
 
@@ -126,3 +126,22 @@ def _meanings(arm: Arm, varied: list[tuple[dict[str, Any], Facts]], metric: str)
 def recorded_facts(arms: Mapping[str, Arm]) -> dict[str, dict[str, dict[str, Any]]]:
     """What sweep.json holds of the metrics: arm -> name -> facts."""
     return {name: {m.name: m.facts() for m in arm_metrics(arm).values()} for name, arm in arms.items()}
+
+
+def facts_of(recorded: Mapping[str, Any]) -> dict[str, Facts]:
+    """The facts of each arm's metrics in a sweep.json; those of an earlier version follow from its configurations."""
+    if "metrics" in recorded:
+        return {
+            arm: {name: metric_of(facts) for name, facts in metrics.items()}
+            for arm, metrics in recorded["metrics"].items()
+        }
+    return {name: arm_metrics(_recorded_arm(name, base)) for name, base in recorded["sweep"]["arms"].items()}
+
+
+def _recorded_arm(name: str, recorded: Mapping[str, Any]) -> Arm:
+    """An arm as an earlier version recorded it, less the settings of its evaluation: this version may refuse those."""
+    base = {key: value for key, value in recorded.items() if key != "space"}
+    features = (base.get("evaluate") or {}).get("features")
+    base["evaluate"] = {} if features is None else {"features": features}
+    space, _ = parse_space(recorded.get("space"), "space")
+    return Arm(name, base, space)

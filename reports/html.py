@@ -18,6 +18,7 @@ from reports.coordinates import parallel_figures
 from reports.curves import learning_figures
 from reports.figures import GRID, INK, MUTED, PAPER, color
 from reports.formats import to_markdown, write_table
+from reports.pareto import pareto_figures, pareto_table
 from reports.pictures import Picture, evenly, picture
 from reports.results import STAGES, Results, last_record, read_results, shown_run
 from reports.rounding import plural, whole
@@ -67,7 +68,7 @@ def write_page(results: Results, folder: Path) -> Path:
         progress=progress(results),
         tables=shown,
         figures=learning_figures(results, folder),
-        search=search_figures(results, folder),
+        search=[*pareto_figures(results, folder), *search_figures(results, folder)],
         parallel=parallel_figures(results, folder),
         effects=effect_figures(results, folder),
         caution=curve_caution(results),
@@ -96,7 +97,14 @@ def all_tables(results: Results) -> list[Table]:
     search += [table(results, arm) for arm in results.arms for table in (importance_table, choice_table)]
     rest = [tables.counts, tables.incidents, tables.cost, tables.plan_and_actual, tables.provenance]
     rest += [tables.reproduction, tables.trials]
-    return [comparison(results), published(results), *search, *tops, *(table(results) for table in rest)]
+    return [
+        comparison(results),
+        published(results),
+        pareto_table(results),
+        *search,
+        *tops,
+        *(table(results) for table in rest),
+    ]
 
 
 def answer_text(results: Results, said: list[Table]) -> str:

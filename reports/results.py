@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.fronts import Costs, fronts
+from orchestrator.objectives import Facts, facts_of
 from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives, read_json
 
 STAGES = ("search", "final")
@@ -41,7 +43,7 @@ class Results:
     created: float | None  # unix seconds
     finished: bool
     arms: list[str]  # in the order of the sweep file
-    metrics: list[Metric]  # the objective first, then the distance and the score beside it
+    metrics: list[Metric]  # the objectives first, then the distance and the score beside them
     trials: int  # planned search trials of each arm
     top: int  # configurations of each arm that go on to the final stage
     seeds: int
@@ -50,6 +52,7 @@ class Results:
     data: dict[str, str] = field(default_factory=dict)  # arm -> the name of its data
     resources: dict[str, float] = field(default_factory=dict)  # of one trial: cpu, gpu
     plan: dict[str, Any] = field(default_factory=dict)  # plan.json; empty where there is none
+    objectives: int = 1  # how many of the metrics, from the first on
 
     @property
     def objective(self) -> Metric:
@@ -90,7 +93,7 @@ def results_of(
     """Results of a sweep (sweep.json), its runs and its plan; raises RunFolderError where the sweep is damaged."""
     try:
         sweep = recorded["sweep"]
-        objective, final = objectives(sweep)[0], sweep.get("final") or {"top": 0, "seeds": []}
+        written, final = objectives(sweep), sweep.get("final") or {"top": 0, "seeds": []}
         arms = list(sweep["arms"])
         return Results(
             name=recorded["name"],
@@ -99,10 +102,8 @@ def results_of(
             created=recorded.get("created"),
             finished=bool(recorded.get("finished")),
             arms=arms + sorted({run.arm for run in runs} - set(arms)),
-            metrics=[
-                with_facts(metric, sweep["arms"])
-                for metric in _metrics(Metric(objective["metric"], objective["direction"] == "minimize"), runs)
-            ],
+            metrics=_metrics(written, facts_of(recorded), runs),
+            objectives=len(written),
             trials=sweep["search"]["trials"],
             top=final["top"],
             seeds=len(final["seeds"]),
@@ -117,25 +118,28 @@ def results_of(
         raise RunFolderError(message) from error
 
 
-def _metrics(objective: Metric, runs: list[Run]) -> list[Metric]:
-    names = sorted({name for run in runs for record in run.history for name in record})
-    distances = [Metric(name, True) for name in names if name == "fid" or name.startswith("fd_")]
-    scores = [Metric(name, False) for name in names if name.startswith("is_") and name.endswith("_mean")]
-    vectors = [Metric(name, True) for name in ("energy_distance", "wasserstein1_mean") if name in names]
-    return [objective, *(m for m in (*distances[:1], *scores[:1], *vectors) if m.name != objective.name)]
+def _metrics(objectives: Sequence[Mapping[str, str]], facts: Mapping[str, Facts], runs: Sequence[Run]) -> list[Metric]:
+    """The objectives, then what the table of metrics puts beside them, as far as it was recorded."""
+    recorded = {name for run in runs for record in run.history for name in record}
+    beside = [m for arm in facts.values() for m in arm.values() if m.beside and m.name in recorded]
+    directions = {m.name: m.direction for m in beside} | {one["metric"]: one["direction"] for one in objectives}
+    names = dict.fromkeys([*(one["metric"] for one in objectives), *(m.name for m in beside)])
+    return [_metric(name, directions[name] == "minimize", facts) for name in names]
 
 
-def with_facts(metric: Metric, arms: Mapping[str, Mapping[str, Any]]) -> Metric:
-    """The metric with its range, and whether the arms (as sweep.json has them) can be compared by it."""
-    name = metric.name
-    if name == "fid" or name.startswith("fd_") or name in ("energy_distance", "wasserstein1_mean"):
-        return metric._replace(low=0.0)
-    if name.startswith("is_") and name.endswith("_mean"):
-        return metric._replace(low=1.0)
-    if name == "loss" and len({repr((arm.get("model", {}).get("name"), arm.get("loss"))) for arm in arms.values()}) > 1:
-        why = f"the loss of {' and that of '.join(arms)} are different quantities: it cannot be compared"
-        return metric._replace(comparable=False, why=why)
-    return metric
+def _metric(name: str, lower_is_better: bool, facts: Mapping[str, Facts]) -> Metric:
+    """A metric of the report from what is known of it in each arm; without a unit that arms share, no comparison."""
+    known = {arm: metrics[name] for arm, metrics in facts.items() if name in metrics}
+    low = min((metric.low for metric in known.values()), default=-math.inf)
+    high = max((metric.high for metric in known.values()), default=math.inf)
+    units: dict[str | None, list[str]] = {}
+    for arm, metric in known.items():
+        units.setdefault(metric.unit if metric.across_arms else None, []).append(arm)
+    if len(known) < 2 or (len(units) == 1 and None not in units):
+        return Metric(name, lower_is_better, low, high)
+    told = [f"{' and '.join(arms)}: {unit or 'no unit of its own'}" for unit, arms in units.items()]
+    why = f"{name} is not the same quantity in all arms ({'; '.join(told)}), so it cannot be compared"
+    return Metric(name, lower_is_better, low, high, False, why)
 
 
 class Summary(NamedTuple):
@@ -172,11 +176,25 @@ def finite(value: Any) -> float | None:
 
 
 def ranked(results: Results, arm: str) -> list[Run]:
-    """Search trials of an arm that reached their last step and have a finite objective, best first."""
-    objective = results.objective
-    valued = [(last_value(run, objective.name), run) for run in results.of(arm, "search") if run.state == "completed"]
-    pairs = [(value, run) for value, run in valued if value is not None]
-    return [run for _, run in sorted(pairs, key=lambda pair: (objective.key(pair[0]), pair[1].number))]
+    """Search trials of an arm that reached their last step with finite objectives, best first.
+
+    Of several objectives the Pareto front comes first, then the front of the others, ...; in it, the first decides.
+    """
+    costs = objective_costs(results, arm)
+    front = fronts(costs) if results.objectives > 1 else dict.fromkeys(costs, 0)
+    runs = {run.number: run for run in results.of(arm, "search")}
+    return [runs[number] for number in sorted(costs, key=lambda number: (front[number], costs[number][0], number))]
+
+
+def objective_costs(results: Results, arm: str) -> Costs:
+    """The objectives of the arm's completed search trials by their numbers, turned so that less is better."""
+    metrics, costs = results.metrics[: results.objectives], Costs()
+    for run in results.of(arm, "search"):
+        values = [last_value(run, metric.name) for metric in metrics] if run.state == "completed" else [None]
+        known = [metric.key(value) for metric, value in zip(metrics, values, strict=False) if value is not None]
+        if len(known) == len(metrics):
+            costs[run.number] = tuple(known)
+    return costs
 
 
 def final_groups(results: Results, arm: str) -> dict[int | None, list[Run]]:

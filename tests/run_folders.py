@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from aiqn_core.config import MODEL_DEFAULTS, VECTOR_MODELS, TrainConfig
 from orchestrator.runs import RunFolder, trial_id, write_json
 from reports.results import Results, read_results
 
@@ -95,6 +96,13 @@ def write_trial(
     trial.update_status(**{"state": state, "attempts": 1, "log": str(trial.log), "host": "node-a", **status})
 
 
+def facts(arm: str) -> dict[str, Any]:
+    """What a sweep records of the metrics of an arm that is named as its model; of any other, those of PixelCNN."""
+    model = arm if arm in MODEL_DEFAULTS else "pixelcnn"
+    data = "banana2d" if model in VECTOR_MODELS else "digits"
+    return {metric.name: metric.facts() for metric in TrainConfig.from_dict({"model": model, "data": data}).metrics}
+
+
 def write_sweep(
     folder: RunFolder, *, finished: bool = True, arms: tuple[str, ...] = ("pixelcnn", "pixeliqn"), **changes: Any
 ) -> None:
@@ -106,6 +114,7 @@ def write_sweep(
         "final": {"top": 1, "seeds": SEEDS, "steps": 1500},
     }
     content = {"format": 1, "name": "quickstart", "question": QUESTION, "command": "aiqn sweep sweeps/quickstart.yaml"}
+    content["metrics"] = {arm: facts(arm) for arm in arms}
     write_json(
         folder.sweep_json, {**content, "created": 1763958000.0, "finished": finished, "sweep": {**sweep, **changes}}
     )

@@ -90,7 +90,9 @@ def test_the_headline_names_the_pairs_that_the_table_names(tmp_path: Path) -> No
 def test_numbers_in_different_units_are_not_compared(tmp_path: Path) -> None:
     results = results_with(tmp_path, {"pixelcnn": [3.6, 3.8], "pixeliqn": [0.1, 0.11]}, objective="loss")
     answer, table = answer_of(results), verdict_table(results)
-    assert answer.sentence.startswith("No verdict: the loss of pixelcnn and that of pixeliqn are different quantities")
+    assert answer.sentence.startswith(
+        "No verdict: loss is not the same quantity in all arms (pixelcnn: nats per sub-pixel; "
+    )
     assert answer.leader is None
     assert comparison(results).strong == frozenset()
     (row,) = table.shown.to_dict(orient="records")

@@ -4,7 +4,8 @@ from random import Random
 import optuna
 import pytest
 
-from orchestrator.ranking import beats, fronts, ranked
+from orchestrator.fronts import beats, fronts
+from orchestrator.ranking import ranked
 from orchestrator.sections import Objective
 
 DISTANCE, SCORE = Objective(metric="fd_lite0"), Objective(metric="is_lite0_mean", direction="maximize")
