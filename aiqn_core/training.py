@@ -75,6 +75,7 @@ class TrainState:
     history: list[Progress] = field(default_factory=list)
     shape: tuple[int, ...] = ()  # of the data, like the number of classes: who reads the weights need not have it
     num_classes: int = 0
+    class_counts: tuple[int, ...] = ()  # training images of each class, for a conditional model
 
 
 def train(config: TrainConfig, folder: Path | str | None = None, workers: Workers = ALONE) -> Iterator[Progress]:
@@ -291,8 +292,12 @@ def evaluation_draws(
     tau = torch.rand((settings.samples, *tau_shape(config.model, data.shape)), generator=generator)
     if not (config.model.conditional and isinstance(data, ImageData) and data.num_classes):
         return tau, None
-    counts = torch.bincount(data.train_labels, minlength=data.num_classes)
-    return tau, proportional_labels(counts, settings.samples, settings.seed)
+    return tau, proportional_labels(class_counts(data), settings.samples, settings.seed)
+
+
+def class_counts(data: ImageData) -> Int64[Tensor, " class"]:
+    """How many training images each class has."""
+    return torch.bincount(data.train_labels, minlength=data.num_classes)
 
 
 def proportional_labels(counts: Int64[Tensor, " class"], samples: int, seed: int) -> Int64[Tensor, " sample"]:
@@ -376,7 +381,8 @@ def new_state(config: TrainConfig, data: Data, device: torch.device) -> TrainSta
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # undeclared, documented
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = build_optimizer(config.optimizer, list(model.parameters()))
-    return TrainState(model, ema, optimizer, shape=data.shape, num_classes=data.num_classes)
+    counts = class_counts(data).tolist() if config.model.conditional and isinstance(data, ImageData) else ()
+    return TrainState(model, ema, optimizer, shape=data.shape, num_classes=data.num_classes, class_counts=tuple(counts))
 
 
 def save(path: Path, state: TrainState, config: TrainConfig) -> None:
@@ -386,6 +392,7 @@ def save(path: Path, state: TrainState, config: TrainConfig) -> None:
         "config": config.to_dict(),
         "shape": state.shape,
         "num_classes": state.num_classes,
+        "class_counts": state.class_counts,
         "ema": state.ema.state_dict(),
         "step": state.step,
     }
