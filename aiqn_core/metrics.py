@@ -3,6 +3,7 @@
 They are FID, IS and KID only on features of the Inception network of those papers: see `scores` for their names.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -66,8 +67,15 @@ def inception_score(probabilities: Float[Tensor, "image class"], splits: int = 1
         )
     if not 1 <= splits <= len(p):
         raise ValueError(f"splits: saw {splits}, expected 1 to {len(p)}, the number of images")
-    scores = torch.stack([_part_score(part) for part in p.tensor_split(splits)])
+    scores = torch.stack([_part_score(part) for part in split_parts(p, splits)])
     return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))
+
+
+def split_parts(rows: Tensor, splits: int) -> list[Tensor]:
+    """The rows in `splits` parts: part i is from i * N // splits on, where the code of Salimans et al. cuts them."""
+    # Not tensor_split: where N is not divisible it makes the first parts the longer ones.
+    ends = [index * len(rows) // splits for index in range(splits + 1)]
+    return [rows[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def kernel_distance(features1: Float[Tensor, "image1 feature"], features2: Float[Tensor, "image2 feature"]) -> float:
@@ -110,7 +118,7 @@ def kernel_within(
 def random_subsets(count: int, seed: int) -> Float64[Tensor, "subset image"]:
     """SUBSETS rows of zeros with ones at the members of a random subset: always the same of `count` images.
 
-    A subset has SUBSET_SIZE members as published, or half the images where there are too few for that.
+    The sizes of the subsets are those of `subset_size`.
     """
     random = np.random.RandomState(seed)  # NumPy keeps the stream of this legacy generator frozen
     picked = torch.zeros(SUBSETS, count, dtype=torch.float64)
@@ -120,7 +128,12 @@ def random_subsets(count: int, seed: int) -> Float64[Tensor, "subset image"]:
 
 
 def subset_size(count: int) -> int:
-    return min(SUBSET_SIZE, max(2, count // 2))
+    """How many of `count` images are in a random subset: SUBSET_SIZE as published, or half of fewer images.
+
+    From SUBSET_SIZE images on these are the subsets of torch-fidelity, which refuses fewer images. A subset of all
+    images is always the same: the spread at exactly SUBSET_SIZE samples is that of the subsets of real images alone.
+    """
+    return SUBSET_SIZE if count >= SUBSET_SIZE else max(2, count // 2)
 
 
 def _gaussian(mean: Tensor, cov: Tensor, name: str) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,9 @@
-"""Samples from anywhere scored by the code that scores trainings: a trial, a folder of images, a NumPy file."""
+"""Samples from anywhere scored by the code that scores trainings: a trial, a folder of images, a NumPy file.
 
+Only which images there are decides their scores, not their order, names or container: see `in_fixed_order`.
+"""
+
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +15,7 @@ from torch import Tensor
 from aiqn_core.archives import ArchiveError, members
 from aiqn_core.config import BUNDLED_DATA, DataConfig, EvaluateConfig, TrainConfig
 from aiqn_core.data import ImageData, image_checksum, load_data
+from aiqn_core.metrics import SUBSETS, subset_size
 from aiqn_core.pictures import decode, stack
 from aiqn_core.readers import IMAGE_SUFFIXES
 from aiqn_core.reference import cached_reference
@@ -46,7 +51,7 @@ def evaluate_files(source: Path, against: str | None, **settings: Any) -> Scored
     """
     if against is None:
         raise SamplesError(f"{source}: saw no trial and no --against; expected the data set or folder to compare with")
-    images = read_images(source)
+    images = in_fixed_order(read_images(source))
     least = settings.get("samples", 3)
     if len(images) < least:
         raise SamplesError(f"{source}: saw {_counted(len(images))}, expected at least {least:,}")
@@ -85,13 +90,15 @@ def _scored(images: Images, against: str, settings: EvaluateConfig) -> Scored:
     real, about = _real_images(against, settings)
     extractor = feature_extractor(settings)
     scores = evaluate_images(images, cached_reference(real, extractor), extractor, settings.splits, extrapolate=True)
-    return Scored(scores, {**extractor.describe(), "splits": settings.splits, "samples": len(images), **about})
+    subsets = f"{SUBSETS} of {subset_size(len(images)):,} samples and {subset_size(len(real)):,} real images"
+    measured = {"splits": settings.splits, "kernel_subsets": subsets, "samples": len(images)}
+    return Scored(scores, {**extractor.describe(), **measured, **about})
 
 
 def _real_images(against: str, settings: EvaluateConfig) -> tuple[Images, dict[str, Any]]:
     """The images to compare with: the training images of a data set, or all in a folder; and what they are."""
     if against not in BUNDLED_DATA and Path(against).exists():
-        images = read_images(Path(against))[: settings.reference]
+        images = in_fixed_order(read_images(Path(against)))[: settings.reference]
         if len(images) < 2:
             raise SamplesError(f"{against}: saw {_counted(len(images))}, expected at least 2 real ones")
         origin = f"{Path(against).name} {image_checksum(images)}"
@@ -121,6 +128,20 @@ def read_images(source: Path) -> Images:
         raise SamplesError(f"{source}: saw no images in it, expected {expected}, or a .npy file")
     images = [decode(f"{source}/{name}", content) for name, content in files]
     return torch.from_numpy(stack(str(source), images).copy())
+
+
+def in_fixed_order(images: Images) -> Images:
+    """The images in an order that follows from what they are, whose first N are a fair sample of them.
+
+    Grey images stored as RGB, as a folder gives them, come out with one channel, like those of an array.
+    """
+    if images.shape[1] == 3 and bool((images == images[:, :1]).all()):
+        images = images[:, :1]
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images.numpy()]
+    by_content = np.array(sorted(range(len(images)), key=digests.__getitem__), dtype=np.int64)
+    # By their digests alone, repeated images would be neighbours: the parts of an inception score would see few each.
+    order = by_content[np.random.RandomState(0).permutation(len(images))]
+    return images[torch.from_numpy(order)]
 
 
 def _read_array(file: Path) -> np.ndarray:

@@ -125,16 +125,32 @@ def data_problems(config: DataConfig, *, conditional: bool = False) -> list[Prob
         return [Problem("data.name", f"saw {config.name!r}; {nearest(config.name, KNOWN)}, or prepared data")]
     folder = prepared_folder(config.name, config.path)
     try:
-        about = read_prepared(folder).about
+        prepared = read_prepared(folder)
     except PreparedError as error:
         return [Problem("data.name", f"{_saw(config)}, but {error}; run: {_command(config, folder)}")]
+    about = prepared.about
     if (found := about["name"]) != config.name:
         message = f"saw {str(folder)!r}, which holds {found}, expected {config.name}; change data.path or data.name"
         return [Problem("data.path" if config.path is not None else "data.name", message)]
     if conditional and about["num_classes"] < 2:
         message = f"saw true, but the images in {folder} have no classes; run: {_command(config, folder)}, or say false"
         return [Problem("model.conditional", message)]
-    return []
+    return empty_classes(prepared.arrays["train_labels"], about["num_classes"], config.name) if conditional else []
+
+
+def empty_classes(labels: np.ndarray, num_classes: int, name: str) -> list[Problem]:
+    """The problem of a conditional model where a class has no training image, if one has none."""
+    counts = np.bincount(labels, minlength=num_classes)
+    if num_classes == 0 or counts.all():
+        return []
+    empty = np.flatnonzero(counts == 0)
+    seen = (
+        f"class{'' if len(empty) == 1 else 'es'} {', '.join(map(str, empty[:10]))}{', ...' if len(empty) > 10 else ''}"
+    )
+    message = (
+        f"saw true, but {name} has no training image of {seen}; prepare it with images of every class, or say false"
+    )
+    return [Problem("model.conditional", message)]
 
 
 KNOWN = (*BUNDLED_DATA, *PUBLISHED)

@@ -21,7 +21,7 @@ from aiqn_core.data import image_checksum
 from aiqn_core.features import Extractor, check_images
 from aiqn_core.metrics import check_count, checked, kernel_within, random_subsets, subset_size
 
-CACHE_FORMAT = 2  # part of the key of a cached reference: raise it when its contents change
+CACHE_FORMAT = 3  # part of the key of a cached reference: raise it when its contents change
 SEEN_AT_ONCE = 256  # real images between two words of progress
 REAL = 1  # the seed of the subsets of real images; those of samples have another
 

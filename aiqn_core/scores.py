@@ -28,6 +28,7 @@ from aiqn_core.metrics import (
     kernel_sums,
     kernel_within,
     random_subsets,
+    split_parts,
     subset_size,
 )
 from aiqn_core.reference import REAL, Reference
@@ -54,7 +55,10 @@ class Estimate(NamedTuple):
 
 
 class KernelScore(NamedTuple):
-    """A kernel distance, and its standard deviation over pairs of random subsets (as KID is published)."""
+    """A kernel distance, and its standard deviation over pairs of random subsets.
+
+    The subsets have 1,000 samples and 1,000 real images, as KID is published; of fewer than 1,000 there are, half.
+    """
 
     estimate: Estimate
     deviation: float
@@ -157,7 +161,7 @@ def frechet_infinite(features: Float[Tensor, "image feature"], reference: Refere
 
 def inception_estimate(probabilities: Float[Tensor, "image class"], splits: int = 10) -> Estimate:
     """The mean of `inception_score` with the jackknife within each part."""
-    parts = [_part_estimate(part) for part in probabilities.detach().double().tensor_split(splits)]
+    parts = [_part_estimate(part) for part in split_parts(probabilities.detach().double(), splits)]
     value = inception_score(probabilities, splits).mean
     error = math.sqrt(sum(part.error**2 for part in parts)) / splits
     return Estimate(value, sum(part.bias for part in parts) / splits, error)

@@ -21,6 +21,7 @@ class Trained(NamedTuple):
     config: TrainConfig
     step: int
     num_classes: int  # of the data; 0 where it has no labels
+    class_counts: tuple[int, ...] = ()  # training images of each class, for a conditional model; equal where unknown
 
 
 def load_trained(folder: Path | str, step: int | None = None) -> Trained:
@@ -43,7 +44,9 @@ def load_trained(folder: Path | str, step: int | None = None) -> Trained:
     config = TrainConfig.from_dict(content["config"])
     model = build_model(config.model, tuple(content["shape"]), content["num_classes"])
     model.load_state_dict(content["ema"])
-    return Trained(model.requires_grad_(False).eval(), config, content["step"], content["num_classes"])
+    model.requires_grad_(False).eval()
+    counts = content.get("class_counts") or (1,) * content["num_classes"]  # older versions did not record them
+    return Trained(model, config, content["step"], content["num_classes"], tuple(counts))
 
 
 def kept_steps(folder: Path | str) -> list[int]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from aiqn_core.config import EvaluateConfig, TrainConfig, settled
+from aiqn_core.config import ConfigError, EvaluateConfig, Problem, TrainConfig, settled
 from aiqn_core.data import COLUMNS, GRID, ImageData, VectorData, load_data, load_vectors
 from aiqn_core.diagnostics import calibration, code_scores
 from aiqn_core.distances import energy_distance, mean_distance, wasserstein1
@@ -25,6 +26,7 @@ from aiqn_core.losses import bits_per_dim
 from aiqn_core.models import ImageModel, Model, PixelCNN, PixelIQN, build_model, tau_shape
 from aiqn_core.optimizers import build_optimizer
 from aiqn_core.parallel import ALONE, Workers, find_meeting, joined
+from aiqn_core.prepared import empty_classes
 from aiqn_core.reference import cached_reference
 from aiqn_core.sampling import sample
 from aiqn_core.scores import evaluate_images
@@ -73,6 +75,7 @@ class TrainState:
     history: list[Progress] = field(default_factory=list)
     shape: tuple[int, ...] = ()  # of the data, like the number of classes: who reads the weights need not have it
     num_classes: int = 0
+    class_counts: tuple[int, ...] = ()  # training images of each class, for a conditional model
 
 
 def train(config: TrainConfig, folder: Path | str | None = None, workers: Workers = ALONE) -> Iterator[Progress]:
@@ -90,6 +93,8 @@ def train(config: TrainConfig, folder: Path | str | None = None, workers: Worker
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(config.data)
+    if problems := class_problems(config, data):
+        raise ConfigError(problems)
     checkpoint = Path(folder) / "checkpoint.pt" if folder is not None else None
     state = new_state(config, data, device)
     content = workers.share(None if checkpoint is None else find_checkpoint(checkpoint, config))
@@ -133,6 +138,13 @@ def train(config: TrainConfig, folder: Path | str | None = None, workers: Worker
             yield evaluated()
         elif state.step % log_every == 0:
             yield measured({}, None)
+
+
+def class_problems(config: TrainConfig, data: Data) -> list[Problem]:
+    """What keeps a conditional model from learning the classes of the data; empty where nothing does."""
+    if not (config.model.conditional and isinstance(data, ImageData)):
+        return []
+    return empty_classes(data.train_labels.numpy(), data.num_classes, data.name)
 
 
 def follow(config: TrainConfig, host: str, port: int, rank: int, size: int) -> None:
@@ -271,13 +283,35 @@ def _mean_distance(name: str, count: int) -> float:
 def evaluation_draws(
     config: TrainConfig, data: Data
 ) -> tuple[Float[Tensor, "example *shape"], Int64[Tensor, " example"] | None]:
-    """The quantile levels, and uniform labels of a conditional model, drawn on the CPU: equal on all machines."""
+    """The quantile levels, and the labels of a conditional model, drawn on the CPU: equal on all machines.
+
+    The labels have the proportions of the training images, whatever the trial: see `proportional_labels`.
+    """
     settings = config.evaluate
     generator = torch.Generator().manual_seed(settings.seed)
     tau = torch.rand((settings.samples, *tau_shape(config.model, data.shape)), generator=generator)
-    classes = data.num_classes if config.model.conditional else 0
-    label = torch.randint(classes, (settings.samples,), generator=generator) if classes else None
-    return tau, label
+    if not (config.model.conditional and isinstance(data, ImageData) and data.num_classes):
+        return tau, None
+    return tau, proportional_labels(class_counts(data), settings.samples, settings.seed)
+
+
+def class_counts(data: ImageData) -> Int64[Tensor, " class"]:
+    """How many training images each class has."""
+    return torch.bincount(data.train_labels, minlength=data.num_classes)
+
+
+def proportional_labels(counts: Int64[Tensor, " class"], samples: int, seed: int) -> Int64[Tensor, " sample"]:
+    """Labels in the proportions of `counts`, each class as often as its share of `samples` rounded up or down.
+
+    They are in a random order that the seed alone decides.
+    """
+    # Stratified, not independent: chance in the labels would move all distances, and 90:10 could become 85:15. One
+    # draw places an even grid on the cumulative shares, so that classes with a share below 1 are drawn fairly too.
+    random = np.random.RandomState(seed % 2**32)  # NumPy keeps the stream of this legacy generator frozen
+    grid = (torch.arange(samples, dtype=torch.float64) + random.random_sample()) / samples
+    cumulative = counts.cumsum(0)
+    label = torch.searchsorted(cumulative.double(), grid * int(cumulative[-1]), right=True)
+    return label[torch.from_numpy(random.permutation(samples))]
 
 
 def reference_images(settings: EvaluateConfig, data: ImageData) -> UInt8[Tensor, "image channel height width"]:
@@ -321,7 +355,9 @@ def protocol(config: TrainConfig, data: Data) -> dict[str, Any]:
         reference = {"reference": min(settings.reference, len(data.test)), "reference_set": "held out"}
         return common | reference | {"true_nll": round(data.true_nll, 6)}
     reference = {"reference": min(settings.reference, len(data.train)), "reference_set": "training"}
-    return feature_extractor(settings).describe() | {"splits": settings.splits} | common | reference
+    # Runs of older versions have no word on labels: they were uniform.
+    labels = {"labels": "training proportions"} if config.model.conditional else {}
+    return feature_extractor(settings).describe() | {"splits": settings.splits} | common | reference | labels
 
 
 def feature_extractor(settings: EvaluateConfig) -> Extractor:
@@ -345,7 +381,8 @@ def new_state(config: TrainConfig, data: Data, device: torch.device) -> TrainSta
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # undeclared, documented
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = build_optimizer(config.optimizer, list(model.parameters()))
-    return TrainState(model, ema, optimizer, shape=data.shape, num_classes=data.num_classes)
+    counts = class_counts(data).tolist() if config.model.conditional and isinstance(data, ImageData) else ()
+    return TrainState(model, ema, optimizer, shape=data.shape, num_classes=data.num_classes, class_counts=tuple(counts))
 
 
 def save(path: Path, state: TrainState, config: TrainConfig) -> None:
@@ -355,6 +392,7 @@ def save(path: Path, state: TrainState, config: TrainConfig) -> None:
         "config": config.to_dict(),
         "shape": state.shape,
         "num_classes": state.num_classes,
+        "class_counts": state.class_counts,
         "ema": state.ema.state_dict(),
         "step": state.step,
     }

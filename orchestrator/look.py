@@ -15,7 +15,7 @@ from aiqn_core.models import PixelCNN, PixelIQN, tau_shape
 from aiqn_core.pictures import FORMATS
 from aiqn_core.sampling import sample
 from aiqn_core.trained import Trained, kept_steps, load_trained
-from aiqn_core.training import CheckpointError
+from aiqn_core.training import CheckpointError, proportional_labels
 from aiqn_core.vectors import AIQN, MADE, sample_vectors
 from orchestrator.outcome import RequestError
 from orchestrator.runs import write_bytes
@@ -29,7 +29,8 @@ COLUMNS = 8  # of a grid of samples
 def write_samples(trial: Path, to: Path, *, count: int, label: int | None, seed: int) -> list[Path]:
     """Samples of a trial as a picture and as an array; returns the two files.
 
-    Of a conditional model: of one class, or of all of them, one after the other. Raises RequestError.
+    Of a conditional model: of one class, or of all in the training images' proportions, one class after the other.
+    Raises RequestError.
     """
     trained = read_trial(trial)
     drawn = draw(trained, count, label, seed)
@@ -89,7 +90,7 @@ def read_trial(folder: Path, step: int | None = None) -> Trained:
 def draw(trained: Trained, count: int, label: int | None, seed: int) -> "Samples":
     """Samples at tau of a seed, on the CPU; raises RequestError for a class that there is not."""
     model, generator = trained.model, torch.Generator().manual_seed(seed)
-    labels = _labels(trained, count, label)
+    labels = _labels(trained, count, label, seed)
     if isinstance(model, AIQN | MADE):
         return sample_vectors(model, count, generator=generator).cpu()
     shape = model.network.image_shape if isinstance(model, PixelCNN | PixelIQN) else model.image_shape
@@ -97,14 +98,14 @@ def draw(trained: Trained, count: int, label: int | None, seed: int) -> "Samples
     return sample(model, count, tau=tau, label=labels).cpu()
 
 
-def _labels(trained: Trained, count: int, label: int | None) -> Tensor | None:
+def _labels(trained: Trained, count: int, label: int | None, seed: int) -> Tensor | None:
     classes = trained.num_classes
     if not trained.config.model.conditional:
         if label is not None:
             raise RequestError(f"--class: saw {label}, but the model is not conditional; leave it out")
         return None
-    if label is None:  # as many of each class, one class after the other
-        return torch.arange(count) * classes // count
+    if label is None:  # one class after the other, in the proportions that scores compare with
+        return proportional_labels(torch.tensor(trained.class_counts), count, seed).sort().values
     if not 0 <= label < classes:
         raise RequestError(f"--class: saw {label}; valid: 0 to {classes - 1}")
     return torch.full((count,), label)

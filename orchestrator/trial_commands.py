@@ -63,7 +63,7 @@ def sample(
     trial: TrialArgument,
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
     class_: Annotated[
-        int | None, typer.Option("--class", metavar="NUMBER", help="Of this class; else as many of each.")
+        int | None, typer.Option("--class", metavar="NUMBER", help="Of this class; else in the data's proportions.")
     ] = None,
     seed: Seed = 0,
     same_tau: Annotated[

@@ -183,6 +183,18 @@ def test_a_conditional_model_needs_classes(load, tmp_path):
             load(data + text)
 
 
+def test_a_conditional_model_needs_a_training_image_of_every_class(load, tmp_path):
+    text = SMALL.replace("name: pixelcnn,", "name: pixelcnn, conditional: true,")
+    with writing(tmp_path / "it", {"name": "cifar10", "classes": list("abcdef")}, shuffle=False) as writer:
+        for split, count in (("train", 5), ("test", 11)):
+            writer.append(split, np.zeros((count, 3, 32, 32), np.uint8), np.arange(count) % 6)
+    data = f"data: {{name: cifar10, path: {tmp_path / 'it'}}}\n"
+    expected = r"s.yaml:\d+: arms.one.model.conditional: saw true, but cifar10 has no training image of class 5"
+    with pytest.raises(SweepError, match=expected):
+        load(data + text)
+    load(data + SMALL)
+
+
 def test_images_and_vectors_have_scores_of_their_own(tmp_path):
     path = tmp_path / "s.yaml"
     arms = "arms:\n  aiqn: {model: aiqn}\n  pixelcnn: {model: pixelcnn}\n"

@@ -71,12 +71,28 @@ def test_inception_score_of_certain_and_balanced_predictions_is_the_number_of_cl
 def test_inception_score_equals_a_slow_loop():
     p = torch.softmax(2 * normal(23, 5), 1)
     scores = []
-    for part in np.array_split(p.numpy(), 3):  # of 8, 8 and 7 images
+    for part in (p.numpy()[:7], p.numpy()[7:15], p.numpy()[15:]):  # cut at 23 // 3 and 46 // 3
         marginal = part.mean(0)
         scores.append(
             math.exp(np.mean([sum(a * math.log(a / m) for a, m in zip(r, marginal, strict=True)) for r in part]))
         )
     assert inception_score(p, splits=3) == pytest.approx((np.mean(scores), np.std(scores)))
+
+
+def published_inception_score(p, splits):
+    """The loop of the original code, improved-gan/inception_score/model.py, which torch-fidelity follows."""
+    scores = []
+    for i in range(splits):
+        part = p[(i * p.shape[0] // splits) : ((i + 1) * p.shape[0] // splits), :]
+        kl = part * (np.log(part) - np.log(np.expand_dims(np.mean(part, 0), 0)))
+        scores.append(np.exp(np.mean(np.sum(kl, 1))))
+    return np.mean(scores), np.std(scores)
+
+
+@pytest.mark.parametrize(("count", "splits"), [(103, 10), (103, 7), (29, 29), (11, 4)])
+def test_inception_score_is_cut_where_the_original_code_cuts(count, splits):
+    p = torch.softmax(2 * normal(count, 5), 1)
+    assert inception_score(p, splits) == pytest.approx(published_inception_score(p.numpy(), splits))
 
 
 # Kernel distance
@@ -127,13 +143,15 @@ def test_kernel_distance_has_no_bias():
     assert min(distances) < 0
 
 
-@pytest.mark.parametrize(("count", "size"), [(2, 2), (3, 2), (11, 5), (2003, 1000)])
+@pytest.mark.parametrize(
+    ("count", "size"), [(2, 2), (3, 2), (11, 5), (999, 499), (1000, 1000), (1499, 1000), (2003, 1000)]
+)
 def test_random_subsets_have_the_published_size_or_half_the_images(count, size):
     picked = random_subsets(count, 0)
     assert picked.shape == (100, count)
     assert set(picked.sum(1).tolist()) == {size}
     assert torch.equal(picked, random_subsets(count, 0))
-    if count > 3:
+    if count > 3 and size < count:
         assert not torch.equal(picked, random_subsets(count, 1))
 
 

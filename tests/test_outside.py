@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 from aiqn_core.config import ConfigError, DataConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.features import Lite0
-from aiqn_core.outside import SamplesError, evaluate_files, evaluate_trial, read_images, scored_lines
+from aiqn_core.outside import SamplesError, evaluate_files, evaluate_trial, in_fixed_order, read_images, scored_lines
 from aiqn_core.reference import reference_statistics
 from aiqn_core.scores import evaluate_images
 from aiqn_core.training import train
@@ -38,10 +39,58 @@ def test_an_array_and_a_folder_of_the_same_images_score_alike(tmp_path, digits):
     by_folder = evaluate_files(folder, str(against), **SMALL)
     assert by_array == by_folder
     extractor = Lite0(32, "cpu")
-    reference = reference_statistics(extractor(real.repeat(1, 3, 1, 1)).pooled)
-    expected = evaluate_images(images, reference, extractor, splits=3, extrapolate=True)
+    reference = reference_statistics(extractor(in_fixed_order(real).repeat(1, 3, 1, 1)).pooled)
+    expected = evaluate_images(in_fixed_order(images), reference, extractor, splits=3, extrapolate=True)
     assert by_array.scores == pytest.approx(expected, rel=1e-5)
     assert {"samples": 17, "reference": 23, "reference_set": "folder", "splits": 3}.items() <= by_array.protocol.items()
+
+
+@pytest.mark.parametrize("samples", [None, 19])
+def test_neither_order_nor_names_nor_container_change_a_digit(tmp_path, digits, samples):
+    """Sorted by class and shuffled, as folders, an archive and arrays of two layouts, on both sides."""
+    by_class = digits.train_labels[:41].argsort()
+    images, real = digits.train[:41][by_class], digits.train[50:97]
+    images = torch.cat([images, images[:5]])  # some are there twice
+    mixed, real_mixed = images[torch.randperm(46)], real[torch.randperm(47)]
+    settings = SMALL | {"reference": 31} | ({} if samples is None else {"samples": samples})
+    folder = save_images(tmp_path / "samples", images)
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "reversed").mkdir()
+    save_images(tmp_path / "mixed" / "nested", mixed)
+    shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "mixed")
+    for index, file in enumerate(sorted(folder.iterdir(), reverse=True)):
+        shutil.copy(file, tmp_path / "reversed" / f"{index}.png")
+    np.save(tmp_path / "samples.npy", images.numpy())
+    np.save(tmp_path / "mixed.npy", mixed[:, 0].repeat(3, 1, 1, 1).permute(1, 2, 3, 0).contiguous().numpy())
+    against, by_array = save_images(tmp_path / "real", real), tmp_path / "real.npy"
+    np.save(by_array, real_mixed.numpy())
+    expected = evaluate_files(folder, str(against), **settings)
+    for name in ("reversed", "zipped.zip", "samples.npy", "mixed.npy"):
+        assert evaluate_files(tmp_path / name, str(against), **settings) == expected
+    shuffled = evaluate_files(tmp_path / "mixed.npy", str(by_array), **settings)
+    assert shuffled.scores == expected.scores
+    assert shuffled.protocol["data"].split()[1] == expected.protocol["data"].split()[1]  # the checksum of the images
+
+
+def test_the_first_images_are_a_fair_sample_of_all():
+    images = torch.arange(200, dtype=torch.uint8).clamp(max=149)[:, None, None, None]
+    ordered = in_fixed_order(images.flip(0))
+    assert torch.equal(ordered, in_fixed_order(images))
+    assert torch.equal(ordered.flatten().sort().values, images.flatten())
+    repeated = (ordered[:40] == 149).sum()  # a quarter of all images are one and the same
+    assert 5 <= repeated <= 17
+
+
+def test_images_of_one_class_first_score_as_shuffled_ones(tmp_path, digits):
+    """The first N by name were the first classes."""
+    images = digits.train[:300][digits.train_labels[:300].argsort()]
+    np.save(tmp_path / "sorted.npy", images.numpy())
+    scored = evaluate_files(tmp_path / "sorted.npy", str(tmp_path / "sorted.npy"), size=32, samples=100).scores
+    extractor = Lite0(32, "cpu")
+    reference = reference_statistics(extractor(images).pooled)
+    fair, unfair = (evaluate_images(some, reference, extractor)["fd_lite0"] for some in (images[::3], images[:100]))
+    assert scored["fd_lite0"] == pytest.approx(fair, rel=0.5)
+    assert unfair > 2 * scored["fd_lite0"]
 
 
 def test_against_a_data_set(tmp_path, digits):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aiqn_core import training
-from aiqn_core.config import LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from aiqn_core.config import ConfigError, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.optimizers import build_optimizer
 from aiqn_core.steps import draw_tau, ema_weight, learning_rate, step_seed, update_ema
@@ -316,3 +316,55 @@ def test_every_trial_of_a_sweep_is_scored_on_the_same_draws():
     assert torch.equal(label, again[1])
     changed, _ = training.evaluation_draws(small(evaluate={"seed": 1}), data)
     assert not torch.equal(tau, changed)
+
+
+def unequal(first=90, second=10):
+    """Training images of two classes, zeros and ones, in unequal numbers."""
+    digits = load_data(small().data)
+    parts = [digits.train[digits.train_labels == label][:count] for label, count in enumerate((first, second))]
+    labels = torch.arange(2).repeat_interleave(torch.tensor([first, second]))
+    return dataclasses.replace(digits, train=torch.cat(parts), train_labels=labels, num_classes=2, checksum="none")
+
+
+def test_a_perfect_conditional_model_of_unequal_classes_has_no_distance(monkeypatch):
+    """It gives the training images of the class it is asked for, one after the other: the very set of real ones."""
+
+    def perfect(model, count, *, tau, label):
+        taken = [itertools.cycle(data.train[data.train_labels == number]) for number in range(2)]
+        return torch.stack([next(taken[number]) for number in label.tolist()])
+
+    data = unequal()
+    settings = {"samples": 100, "reference": 100, "splits": 7}
+    config = small(model={"conditional": True}, evaluate=settings)
+    monkeypatch.setattr(training, "sample", perfect)
+    monkeypatch.setattr(training, "calibration_scores", lambda *_: {})
+    scores, _ = training.evaluate(new_state(config, data, torch.device("cpu")).ema, config, data)
+    assert scores["fd_lite0"] < 1e-4
+    uniform = lambda counts, samples, seed: torch.arange(samples) % 2  # noqa: E731
+    monkeypatch.setattr(training, "proportional_labels", uniform)
+    scores, _ = training.evaluate(new_state(config, data, torch.device("cpu")).ema, config, data)
+    assert scores["fd_lite0"] > 1
+    assert training.protocol(config, data)["labels"] == "training proportions"
+    assert "labels" not in training.protocol(small(evaluate=settings), data)
+
+
+def test_labels_have_the_proportions_of_the_training_images():
+    counts = torch.tensor([13, 1, 700, 0, 85, 201])
+    for samples, seed in itertools.product((3, 7, 101, 1000), range(5)):
+        label = training.proportional_labels(counts, samples, seed)
+        drawn = torch.bincount(label, minlength=6)
+        assert len(label) == samples
+        assert ((drawn - samples * counts / counts.sum()).abs() < 1).all()
+        assert torch.equal(label, training.proportional_labels(counts, samples, seed))
+    assert torch.equal(drawn, counts)
+    assert not torch.equal(label, label.sort().values)
+    rare = [float((training.proportional_labels(counts, 11, seed) == 0).sum()) for seed in range(400)]
+    assert sum(rare) / 400 == pytest.approx(11 * 13 / 1000, abs=0.05)  # less than one each time, yet not left out
+
+
+def test_a_class_without_a_training_image_is_refused(monkeypatch):
+    data = dataclasses.replace(unequal(), num_classes=3)
+    monkeypatch.setattr(training, "load_data", lambda _: data)
+    with pytest.raises(ConfigError, match=r"model.conditional: saw true, but digits has no training image of class 2"):
+        next(train(small(model={"conditional": True})))
+    next(train(small()))

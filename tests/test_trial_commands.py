@@ -10,7 +10,8 @@ import aiqn_core
 from aiqn_core.data import load_data
 from aiqn_core.sampling import sample
 from aiqn_core.trained import load_trained
-from aiqn_core.training import evaluation_draws, images_by_class, read_checkpoint
+from aiqn_core.training import evaluation_draws, images_by_class, proportional_labels, read_checkpoint
+from orchestrator import look
 from orchestrator.cli import app
 from orchestrator.runs import RunFolder
 from orchestrator.status import status_lines
@@ -112,10 +113,22 @@ def test_sample_writes_a_picture_and_an_array(trained, tmp_path):
     run("sample", folder, "--count", 11, "--seed", 3, "--to", tmp_path / "again.png")
     assert to.read_bytes() == (tmp_path / "again.png").read_bytes()
     model, tau = aiqn_core.load(folder), torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-    assert np.array_equal(drawn, sample(model, 11, tau=tau, label=torch.arange(11) * 10 // 11).numpy())
+    counts = torch.bincount(load_data(load_trained(folder).config.data).train_labels)
+    label = proportional_labels(counts, 11, 3).sort().values
+    assert np.array_equal(drawn, sample(model, 11, tau=tau, label=label).numpy())
     run("sample", folder, "--count", 11, "--seed", 3, "--class", 4, "--to", tmp_path / "four.png")
     fours = sample(model, 11, tau=tau, label=torch.full((11,), 4)).numpy()
     assert np.array_equal(np.load(tmp_path / "four.npy", allow_pickle=False), fours)
+
+
+def test_samples_have_the_proportions_of_the_classes(trained):
+    """Those of an older version, which did not record them, have as many of each."""
+    trial = load_trained(trained[0])
+    unequal = trial._replace(class_counts=(90, 0, 10, *[0] * 7))
+    for counted, expected in ((unequal, [18, 0, 2]), (trial._replace(class_counts=(1,) * 10), [2] * 10)):
+        asked = look._labels(counted, 20, None, 5)
+        assert torch.bincount(asked)[: len(expected)].tolist() == expected
+    assert trial.class_counts == tuple(torch.bincount(load_data(trial.config.data).train_labels).tolist())
 
 
 def test_the_same_tau_at_every_kept_step(trained, tmp_path):
