@@ -11,7 +11,7 @@ from torch import Tensor
 from aiqn_core.archives import ArchiveError, members
 from aiqn_core.config import BUNDLED_DATA, DataConfig, EvaluateConfig, TrainConfig
 from aiqn_core.data import ImageData, image_checksum, load_data
-from aiqn_core.pictures import decode, stack
+from aiqn_core.pictures import decode, facts, stack
 from aiqn_core.readers import IMAGE_SUFFIXES
 from aiqn_core.reference import cached_reference
 from aiqn_core.sampling import sample
@@ -119,7 +119,9 @@ def read_images(source: Path) -> Images:
     if not files:
         expected = f"files ending in {', '.join(IMAGE_SUFFIXES)}"
         raise SamplesError(f"{source}: saw no images in it, expected {expected}, or a .npy file")
-    images = [decode(f"{source}/{name}", content) for name, content in files]
+    named = [(f"{source}/{name}", content) for name, content in files]
+    channels = 1 if all(facts(*file).grey for file in named) else 3
+    images = [decode(*file, channels=channels) for file in named]
     return torch.from_numpy(stack(str(source), images).copy())
 
 
