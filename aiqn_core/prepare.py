@@ -7,6 +7,7 @@ from pathlib import Path
 from aiqn_core.archives import ArchiveError, digest, named
 from aiqn_core.config import BUNDLED_DATA
 from aiqn_core.folders import folder_layout, read_folder
+from aiqn_core.idx import read_idx, verify_idx
 from aiqn_core.pictures import Chunk
 from aiqn_core.pictures import PrepareError as PrepareError
 from aiqn_core.prepared import NAME, PUBLISHED, PreparedError, prepared_folder, read_prepared, writing
@@ -119,6 +120,8 @@ def _existing(name: str, folder: Path) -> Path:
 
 def _verify(source: Path, dataset: Dataset) -> list[str]:
     """The names of the files that are as published; raises PrepareError where one is not."""
+    if dataset.read is read_idx:
+        return verify_idx(source, dataset.checksums)
     verified = []
     for name, expected in dataset.checksums.items():
         for path in named(source, name):
@@ -155,6 +158,9 @@ def _complete(name: str, source: Path, dataset: Dataset, found: dict[str, int], 
 
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 FOLDER = Dataset(
     lambda source, size: read_folder(source, size, folder_layout(source)),
     "a folder or archive with <class>/<image> files",
@@ -178,6 +184,36 @@ DATASETS = {
             "test_batch": "40351d587109b95175f43aff81a1287e",
         },
         cite="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+    ),
+    "mnist": Dataset(
+        read_idx,
+        PUBLISHED["mnist"],
+        counts=((60_000, 10_000),),
+        shape=(1, 28, 28),
+        classes=tuple("0123456789"),
+        shuffle=True,
+        checksums={
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },  # of the unpacked files
+        cite="LeCun et al., Gradient-based learning applied to document recognition, 1998",
+    ),
+    "fashion-mnist": Dataset(
+        read_idx,
+        PUBLISHED["fashion-mnist"],
+        counts=((60_000, 10_000),),
+        shape=(1, 28, 28),
+        classes=FASHION_CLASSES,
+        shuffle=True,
+        checksums={
+            "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+            "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+            "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+        },  # of the unpacked files
+        cite="Xiao et al., Fashion-MNIST: a Novel Image Dataset for Benchmarking, 2017",
     ),
     "imagenet32": Dataset(
         read_imagenet32,
