@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from aiqn_core.archives import ArchiveError, members
+from aiqn_core.arrays import read_arrays
 from aiqn_core.config import BUNDLED_DATA, DataConfig, EvaluateConfig, TrainConfig
 from aiqn_core.data import ImageData, image_checksum, load_data
 from aiqn_core.pictures import decode, facts, stack
@@ -112,6 +113,11 @@ def read_images(source: Path) -> Images:
     """The images of a folder or an archive (by name), or of a .npy file; raises SamplesError where there are none."""
     if source.suffix == ".npy":
         return torch.from_numpy(_read_array(source))
+    if source.suffix == ".npz":
+        try:
+            return torch.from_numpy(np.concatenate([chunk.images for chunk in read_arrays(source)]))
+        except ValueError as error:
+            raise SamplesError(str(error)) from None
     try:
         files = [(m.name, m.read()) for m in members(source) if m.base.lower().endswith(IMAGE_SUFFIXES)]
     except ArchiveError as error:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiqn_core.archives import ArchiveError, digest, named
+from aiqn_core.arrays import SUFFIXES, read_arrays
 from aiqn_core.config import BUNDLED_DATA
 from aiqn_core.folders import folder_layout, read_folder
 from aiqn_core.idx import read_idx, verify_idx
@@ -57,6 +58,8 @@ def prepare(
         raise PrepareError(f"size: saw {size}, but {name} has its own size; leave it out")
     if channels is not None and (dataset is not FOLDER or channels not in (1, 3)):
         raise PrepareError(f"channels: saw {channels}, expected 1 or 3 for images of your own; else leave it out")
+    if dataset is FOLDER and source.suffix in SUFFIXES and (size or channels):
+        raise PrepareError("size, channels: images in an array are taken as they are; leave them out")
     if name in BUNDLED_DATA:
         raise PrepareError(f"saw the name {name!r}, which is bundled and needs no preparing; choose another name")
     if not force and folder.exists():
@@ -67,7 +70,8 @@ def prepare(
     progress("checking", 0, None)
     try:
         verified = [] if unverified else _verify(source, dataset)
-        layout = folder_layout(source, channels) if dataset is FOLDER else None
+        own_arrays = dataset is FOLDER and source.suffix in SUFFIXES
+        layout = folder_layout(source, channels) if dataset is FOLDER and not own_arrays else None
         about = {
             "name": name,
             "source": source.name,
@@ -79,7 +83,11 @@ def prepare(
         }
         with writing(folder, about, shuffle=dataset.shuffle) as writer:
             done = 0
-            for chunk in dataset.read(source, size) if layout is None else read_folder(source, size, layout):
+            if own_arrays:
+                chunks = read_arrays(source)
+            else:
+                chunks = dataset.read(source, size) if layout is None else read_folder(source, size, layout)
+            for chunk in chunks:
                 _check_shape(source, dataset, chunk)
                 writer.append(*chunk)
                 done += len(chunk.images)

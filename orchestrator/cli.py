@@ -279,6 +279,31 @@ def prepare(
             print(f"It was prepared already, from {about.get('source')}; --force replaces it.")
 
 
+@data_app.command(name="list")
+def list_(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this one.")] = None) -> None:
+    """List the prepared data with their classes by number.
+
+    Example: aiqn data list fashion-mnist
+    """
+    with plain_errors():
+        from aiqn_core.prepared import PreparedError, prepared_folder, read_about
+        from orchestrator.outcome import RequestError
+
+        home = prepared_folder("any").parent
+        names = [name] if name else sorted(path.parent.name for path in home.glob("[!.]*/dataset.json"))
+        if not names:
+            print(f"No prepared data in {home}.")
+        for one in names:
+            try:
+                about = read_about(prepared_folder(one))
+            except PreparedError as error:
+                raise RequestError(str(error)) from None
+            train, test = about["shapes"]["train"], about["shapes"]["test"]
+            print(f"{one}: {train[0]} training and {test[0]} test images of {train[1]} x {train[2]} x {train[3]}")
+            for number, class_ in enumerate(about.get("classes") or ()):
+                print(f"  {number}  {class_}")
+
+
 def calibrated(loaded: "Sweep") -> "tuple[dict[str, Rates], str]":
     """Rates measured on this machine, and words for where they come from."""
     from datetime import datetime
