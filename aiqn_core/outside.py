@@ -13,10 +13,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from aiqn_core.archives import ArchiveError, members
+from aiqn_core.arrays import read_arrays
 from aiqn_core.config import BUNDLED_DATA, DataConfig, EvaluateConfig, TrainConfig
 from aiqn_core.data import ImageData, image_checksum, load_data
 from aiqn_core.metrics import SUBSETS, subset_size
-from aiqn_core.pictures import decode, stack
+from aiqn_core.pictures import decode, facts, stack
 from aiqn_core.readers import IMAGE_SUFFIXES
 from aiqn_core.reference import cached_reference
 from aiqn_core.sampling import sample
@@ -119,6 +120,11 @@ def read_images(source: Path) -> Images:
     """The images of a folder or an archive (by name), or of a .npy file; raises SamplesError where there are none."""
     if source.suffix == ".npy":
         return torch.from_numpy(_read_array(source))
+    if source.suffix == ".npz":
+        try:
+            return torch.from_numpy(np.concatenate([chunk.images for chunk in read_arrays(source)]))
+        except ValueError as error:
+            raise SamplesError(str(error)) from None
     try:
         files = [(m.name, m.read()) for m in members(source) if m.base.lower().endswith(IMAGE_SUFFIXES)]
     except ArchiveError as error:
@@ -126,7 +132,9 @@ def read_images(source: Path) -> Images:
     if not files:
         expected = f"files ending in {', '.join(IMAGE_SUFFIXES)}"
         raise SamplesError(f"{source}: saw no images in it, expected {expected}, or a .npy file")
-    images = [decode(f"{source}/{name}", content) for name, content in files]
+    named = [(f"{source}/{name}", content) for name, content in files]
+    channels = 1 if all(facts(*file).grey for file in named) else 3
+    images = [decode(*file, channels=channels) for file in named]
     return torch.from_numpy(stack(str(source), images).copy())
 
 

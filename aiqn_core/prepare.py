@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiqn_core.archives import ArchiveError, digest, named
+from aiqn_core.arrays import SUFFIXES, read_arrays
 from aiqn_core.config import BUNDLED_DATA
+from aiqn_core.folders import folder_layout, read_folder
+from aiqn_core.idx import read_idx, verify_idx
 from aiqn_core.pictures import Chunk
 from aiqn_core.pictures import PrepareError as PrepareError
 from aiqn_core.prepared import NAME, PUBLISHED, PreparedError, prepared_folder, read_prepared, writing
-from aiqn_core.readers import folder_layout, read_celeba, read_cifar10, read_folder, read_imagenet32
+from aiqn_core.readers import read_celeba, read_cifar10, read_imagenet32
 from aiqn_core.unpickle import UnpickleError
 
 Progress = Callable[[str, int, int | None], None]  # what is done, images so far, and of how many where that is known
@@ -35,6 +38,7 @@ def prepare(
     to: Path | str | None = None,
     *,
     size: int | None = None,
+    channels: int | None = None,
     unverified: bool = False,
     force: bool = False,
     progress: Progress = lambda step, done, total: None,
@@ -42,7 +46,8 @@ def prepare(
     """Prepare the data set `name` from the archive or folder `source`; returns the folder that was written.
 
     `to` is where, see `prepared_folder`; what is there already is kept unless `force`. `size` crops and resizes the
-    images of a folder to a square. `unverified` takes archives with another checksum and other numbers of images than
+    images of a folder to a square, `channels` is 1 or 3, else 1 where all are grey. `unverified` takes
+    archives with another checksum and other numbers of images than
     the published ones. Raises PrepareError for wrong or damaged input, and then leaves nothing behind.
     """
     if not NAME.fullmatch(name):
@@ -51,6 +56,10 @@ def prepare(
     dataset = DATASETS.get(name, FOLDER)
     if size is not None and dataset is not FOLDER:
         raise PrepareError(f"size: saw {size}, but {name} has its own size; leave it out")
+    if channels is not None and (dataset is not FOLDER or channels not in (1, 3)):
+        raise PrepareError(f"channels: saw {channels}, expected 1 or 3 for images of your own; else leave it out")
+    if dataset is FOLDER and source.suffix in SUFFIXES and (size or channels):
+        raise PrepareError("size, channels: images in an array are taken as they are; leave them out")
     if name in BUNDLED_DATA:
         raise PrepareError(f"saw the name {name!r}, which is bundled and needs no preparing; choose another name")
     if not force and folder.exists():
@@ -61,18 +70,24 @@ def prepare(
     progress("checking", 0, None)
     try:
         verified = [] if unverified else _verify(source, dataset)
-        classes = folder_layout(source).classes if dataset is FOLDER else dataset.classes
+        own_arrays = dataset is FOLDER and source.suffix in SUFFIXES
+        layout = folder_layout(source, channels) if dataset is FOLDER and not own_arrays else None
         about = {
             "name": name,
             "source": source.name,
             "unverified": unverified,
             "verified": verified,
             "cite": dataset.cite,
-            "classes": classes,
+            "classes": dataset.classes if layout is None else layout.classes,
+            "notes": [] if layout is None else layout.notes,
         }
         with writing(folder, about, shuffle=dataset.shuffle) as writer:
             done = 0
-            for chunk in dataset.read(source, size):
+            if own_arrays:
+                chunks = read_arrays(source)
+            else:
+                chunks = dataset.read(source, size) if layout is None else read_folder(source, size, layout)
+            for chunk in chunks:
                 _check_shape(source, dataset, chunk)
                 writer.append(*chunk)
                 done += len(chunk.images)
@@ -86,6 +101,17 @@ def prepare(
     except ValueError as error:
         raise error if isinstance(error, PrepareError) else PrepareError(f"{source}: {error}") from None
     return folder
+
+
+def few(held_out: int) -> list[str]:
+    """A warning where too few images are held out for what is measured on them."""
+    if held_out >= 100:
+        return []
+    count = f"{held_out} {'image is' if held_out == 1 else 'images are'}"
+    return [
+        f"Warning: only {count} held out. Losses, bits per dimension and calibration on them say nothing of new images;"
+        " scores of samples compare with the training images, and few of those make them uncertain too."
+    ]
 
 
 def _existing(name: str, folder: Path) -> Path:
@@ -102,6 +128,8 @@ def _existing(name: str, folder: Path) -> Path:
 
 def _verify(source: Path, dataset: Dataset) -> list[str]:
     """The names of the files that are as published; raises PrepareError where one is not."""
+    if dataset.read is read_idx:
+        return verify_idx(source, dataset.checksums)
     verified = []
     for name, expected in dataset.checksums.items():
         for path in named(source, name):
@@ -138,7 +166,14 @@ def _complete(name: str, source: Path, dataset: Dataset, found: dict[str, int], 
 
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FOLDER = Dataset(read_folder, "a folder or archive with <class>/<image> files", shuffle=True)
+FASHION_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+FOLDER = Dataset(
+    lambda source, size: read_folder(source, size, folder_layout(source)),
+    "a folder or archive with <class>/<image> files",
+    shuffle=True,
+)
 DATASETS = {
     "cifar10": Dataset(
         read_cifar10,
@@ -157,6 +192,36 @@ DATASETS = {
             "test_batch": "40351d587109b95175f43aff81a1287e",
         },
         cite="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+    ),
+    "mnist": Dataset(
+        read_idx,
+        PUBLISHED["mnist"],
+        counts=((60_000, 10_000),),
+        shape=(1, 28, 28),
+        classes=tuple("0123456789"),
+        shuffle=True,
+        checksums={
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },  # of the unpacked files
+        cite="LeCun et al., Gradient-based learning applied to document recognition, 1998",
+    ),
+    "fashion-mnist": Dataset(
+        read_idx,
+        PUBLISHED["fashion-mnist"],
+        counts=((60_000, 10_000),),
+        shape=(1, 28, 28),
+        classes=FASHION_CLASSES,
+        shuffle=True,
+        checksums={
+            "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+            "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+            "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+        },  # of the unpacked files
+        cite="Xiao et al., Fashion-MNIST: a Novel Image Dataset for Benchmarking, 2017",
     ),
     "imagenet32": Dataset(
         read_imagenet32,

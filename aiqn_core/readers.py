@@ -3,13 +3,12 @@
 A reader yields (split, images (n, C, H, W) uint8, labels (n,)) in the order of the source.
 """
 
-import hashlib
 import io
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,9 @@ from aiqn_core.archives import DAMAGE, LARGEST_MEMBER, Member, members
 from aiqn_core.pictures import CHUNK, Chunk, Place, PrepareError, decode, pictures, stack
 from aiqn_core.unpickle import UnpickleError, read_pickle
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")  # see `pictures.FORMATS`
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".gif", ".avif"),
+)  # see `pictures.FORMATS`
 CELEBA_TRAIN = 162_770  # images 1 to this are the published training split
 
 # --- CIFAR-10 --------------------------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ def read_imagenet32(source: Path, size: int | None) -> Iterator[Chunk]:
 
     def where(member: Member) -> Place | None:
         folders = PurePosixPath(member.name).parts[:-1]
-        split = IMAGENET_FOLDERS.get(folders[-1]) if folders and _is_image(member) else None
+        split = IMAGENET_FOLDERS.get(folders[-1]) if folders and is_image(member) else None
         return Place(split, 0, f"{split}/{member.base}") if split else None
 
     seen: set[str] = set()
@@ -215,54 +216,6 @@ def _partition_lines(name: str, text: str) -> Iterator[tuple[str, int]]:
             raise PrepareError(f"{name}, line {number}: saw {line[:50]!r}, expected such as '000001.jpg 0'")
 
 
-class Layout(NamedTuple):
-    """How the images of a folder are sorted: its classes, and whether above them are `train` and `test`."""
-
-    classes: list[str]
-    split: bool
-
-
-def read_folder(source: Path, size: int | None) -> Iterator[Chunk]:
-    """Images in one folder for each class; below `train` and `test`, or else about one in ten is held out, by name.
-
-    Which ones: those whose <class>/<file> has a SHA-256 that begins with a byte below 26.
-    """
-    layout = folder_layout(source)
-
-    def where(member: Member) -> Place | None:
-        if not _is_image(member):
-            return None
-        parts = PurePosixPath(member.name).parts
-        label = layout.classes.index(parts[-2] if len(parts) > 1 else "")
-        if layout.split:
-            return Place(parts[-3], label, member.name)
-        held_out = hashlib.sha256("/".join(parts[-2:]).encode()).digest()[0] < 26  # of 256
-        return Place("test" if held_out else "train", label, member.name)
-
-    yield from pictures(source, where, lambda name, content: decode(name, content, size=size))
-
-
-def folder_layout(source: Path) -> Layout:
-    """How a source of images is sorted; raises PrepareError where there are none, or where they are sorted otherwise.
-
-    A guess would be worse than an error: `train/x.png` would make `train` a class, and mix the two sets.
-    """
-    parents = {PurePosixPath(member.name).parts[:-1] for member in members(source) if _is_image(member)}
-    valid = "<class>/<image>, or train/<class>/<image> and test/<class>/<image>"
-    if not parents:
-        raise PrepareError(f"{source}: no images in it; expected {valid} ending in {', '.join(IMAGE_SUFFIXES)}")
-    classes = sorted({parent[-1] if parent else "" for parent in parents})
-    above = {parent[:-1] for parent in parents}
-    splits = {path[-1] if path else "" for path in above}
-    if splits == {"train", "test"} and len({path[:-1] for path in above}) == 1:
-        return Layout(classes, split=True)
-    if len(above) == 1 and not splits & {"train", "test"} and not {"", "train", "test"} & set(classes):
-        return Layout(classes, split=False)
-    if parents == {()}:
-        return Layout(classes, split=False)  # images without classes
-    seen = ", ".join(sorted("/".join((*parent, "<image>")) for parent in parents)[:4])
-    raise PrepareError(f"{source}: saw {seen}{', ...' if len(parents) > 4 else ''}; expected {valid}")
-
-
-def _is_image(member: Member) -> bool:
+def is_image(member: Member) -> bool:
+    """Whether a file is an image by its name."""
     return member.base.lower().endswith(IMAGE_SUFFIXES)

@@ -232,6 +232,9 @@ def prepare(
         Path | None, typer.Option(metavar="DIR", help="Where to; else $AIQN_DATA/NAME or ~/.cache/aiqn/data/NAME.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Crop and resize your own images to this square.")] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=3, help="1 or 3 for your own images; else 1 where all are grey.")
+    ] = None,
     unverified: Annotated[bool, typer.Option(help="Take another checksum or number of images than published.")] = False,
     force: Annotated[bool, typer.Option(help="Replace what was prepared before.")] = False,
 ) -> None:
@@ -257,6 +260,7 @@ def prepare(
                 source,
                 to,
                 size=size,
+                channels=channels,
                 unverified=unverified,
                 force=force,
                 progress=lambda step, done, total: bar.update(
@@ -267,10 +271,37 @@ def prepare(
         train, test = about["shapes"]["train"], about["shapes"]["test"]
         print(f"{name}: {train[0]} training and {test[0]} test images of {train[1]} x {train[2]} x {train[3]}")
         print(f"in {folder}, checksum {about['checksum']}")
+        for note in (*about.get("notes", []), *preparing.few(test[0])):
+            print(note)
         if about.get("verified"):
             print(f"As published, by checksum: {', '.join(about['verified'])}")
         if kept:
             print(f"It was prepared already, from {about.get('source')}; --force replaces it.")
+
+
+@data_app.command(name="list")
+def list_(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this one.")] = None) -> None:
+    """List the prepared data with their classes by number.
+
+    Example: aiqn data list fashion-mnist
+    """
+    with plain_errors():
+        from aiqn_core.prepared import PreparedError, prepared_folder, read_about
+        from orchestrator.outcome import RequestError
+
+        home = prepared_folder("any").parent
+        names = [name] if name else sorted(path.parent.name for path in home.glob("[!.]*/dataset.json"))
+        if not names:
+            print(f"No prepared data in {home}.")
+        for one in names:
+            try:
+                about = read_about(prepared_folder(one))
+            except PreparedError as error:
+                raise RequestError(str(error)) from None
+            train, test = about["shapes"]["train"], about["shapes"]["test"]
+            print(f"{one}: {train[0]} training and {test[0]} test images of {train[1]} x {train[2]} x {train[3]}")
+            for number, class_ in enumerate(about.get("classes") or ()):
+                print(f"  {number}  {class_}")
 
 
 def calibrated(loaded: "Sweep") -> "tuple[dict[str, Rates], str]":

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.causes import KILLED, KILLED_FOR_MEMORY, NODE_LOST, PREEMPTED, WORKER_LOST
 from orchestrator.control import note_stop, take_requests
+from orchestrator.data_checks import run_data
 from orchestrator.driver import Driver, Outside, Spent, check_space, storage_error
 from orchestrator.ledger import Ledger
 from orchestrator.live import View
@@ -128,6 +129,7 @@ def open_run(run: RunFolder, sweep: Sweep) -> None:
         "finished": bool(before and before["finished"]),
         "metrics": recorded_facts(sweep.arms),
         "sweep": resolved,
+        "data": run_data(run, sweep, before),
     }
     if content != before:
         write_bytes(run.sweep_yaml, sweep.text.encode())

@@ -33,6 +33,7 @@ from orchestrator.causes import (
     no_space,
     unreachable,
 )
+from orchestrator.data_checks import check_trial_data
 from orchestrator.runs import (
     FORMAT,
     RunFolder,
@@ -96,6 +97,7 @@ def run_trial(
     folder = run.trial(assignment.id)
     with folder.claim(), logged(folder) as log:
         check_folder(folder, assignment)
+        check_trial_data(run, folder, assignment.config["data"])
         folder.update_status(
             state="running",
             cause=None,

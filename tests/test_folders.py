@@ -1,0 +1,162 @@
+"""Images as they are in a folder: their channels, kinds, orientation, transparency, 16 bits, splits and class names."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aiqn_core.config import DataConfig
+from aiqn_core.data import load_data
+from aiqn_core.outside import read_images
+from aiqn_core.pictures import PrepareError, decode
+from aiqn_core.prepare import few, prepare
+
+RANDOM = np.random.RandomState(0)
+GREY = RANDOM.randint(0, 256, (7, 5), np.uint8)
+COLOUR = RANDOM.randint(0, 256, (7, 5, 3), np.uint8)
+
+
+def file(image, kind="PNG", **options):
+    made = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(made, kind, **options)
+    return made.getvalue()
+
+
+def prepared(tmp_path, files, **options):
+    for name, content in files.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(content)
+    folder = prepare("mine", tmp_path / "in", tmp_path / "out", **options)
+    return load_data(DataConfig("mine", str(folder))), json.loads((folder / "dataset.json").read_text())
+
+
+def both(name, content):
+    return {f"train/a/{name}": content, f"test/a/{name}": content}
+
+
+DEEP = RANDOM.randint(0, 65536, (7, 5)).astype(np.uint16)
+GREYS = {
+    "L": (file(GREY), GREY),
+    "1": (file(Image.fromarray(GREY > 99)), np.where(GREY > 99, 255, 0)),
+    "I;16": (file(DEEP), np.rint(DEEP / 65535 * 255)),
+    "TIFF": (file(GREY, "TIFF"), GREY),
+}
+
+
+@pytest.mark.parametrize("mode", GREYS)
+def test_grey_images_have_one_channel(tmp_path, mode):
+    content, expected = GREYS[mode]
+    data, about = prepared(tmp_path, both("x.png", content))
+    assert data.shape == (1, 7, 5)
+    assert np.array_equal(data.train[0, 0].numpy(), expected)
+    assert "All images are grey: one channel (--channels 3 repeats it)" in about["notes"]
+    assert ("2 images of 16 bits: scaled to 8" in about["notes"]) == (mode == "I;16")
+    assert read_images(tmp_path / "in").shape == (2, 1, 7, 5)
+
+
+def test_one_colour_image_or_a_wish_makes_three_channels(tmp_path):
+    data, about = prepared(tmp_path, {"train/a/x.png": file(GREY), "test/a/y.png": file(COLOUR)})
+    assert (data.shape, about["notes"]) == ((3, 7, 5), [])
+    data, _ = prepared(tmp_path, {"test/a/y.png": file(GREY)}, channels=3, force=True)
+    assert data.shape == (3, 7, 5)
+    with pytest.raises(PrepareError, match="channels: saw 2, expected 1 or 3"):
+        prepared(tmp_path, {}, channels=2, force=True)
+
+
+def test_hidden_colours_are_never_data():
+    alpha = np.array([[0, 255], [51, 0]], np.uint8)
+    colours = np.full((2, 2, 3), (200, 0, 100), np.uint8)
+    expected = np.rint(alpha[..., None] / 255 * colours.astype(float) + (255 - alpha[..., None]))
+    rgba = file(np.dstack([colours, alpha]))
+    assert np.abs(decode("x", rgba).transpose(1, 2, 0) - expected).max() <= 1
+    assert (decode("x", rgba)[:, 0, 0] == 255).all()
+    la = file(Image.merge("LA", [Image.fromarray(colours[:, :, 0]), Image.fromarray(alpha)]))
+    assert np.abs(decode("x", la, channels=1)[0] - expected[:, :, 0]).max() <= 1
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "L").convert("P")
+    palette.putpalette([9, 8, 7, 30, 20, 10])
+    assert decode("x", file(palette, transparency=0)).ravel().tolist() == [255, 30, 255, 20, 255, 10]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_upright(orientation):
+    """By the EXIF standard's table: what the 0th row and column of the file show."""
+    turned = {
+        1: GREY,
+        2: GREY[:, ::-1],
+        3: GREY[::-1, ::-1],
+        4: GREY[::-1],
+        5: GREY.T,
+        6: GREY.T[:, ::-1],
+        7: GREY.T[::-1, ::-1],
+        8: GREY.T[::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(decode("x", file(GREY, exif=exif), channels=1)[0], turned)
+
+
+def test_every_kind_is_read_or_counted(tmp_path):
+    files = {
+        f"{split}/{kind}/x.{kind}": file(GREY, pillow)
+        for split in ("train", "test")
+        for kind, pillow in (
+            ("tif", "TIFF"),
+            ("gif", "GIF"),
+            ("jfif", "JPEG"),
+            ("webp", "WEBP"),
+            ("bmp", "BMP"),
+            ("avif", "AVIF"),
+        )
+    }
+    moving = file(GREY, "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)])
+    data, about = prepared(
+        tmp_path, files | {"train/gif/y.gif": moving, "train/gif/z.heic": b"x", "train/notes.txt": b"x"}
+    )
+    assert about["classes"] == ["avif", "bmp", "gif", "jfif", "tif", "webp"]
+    assert (len(data.train), len(data.test)) == (7, 6)
+    assert "1 image of several frames or pages: the first one is taken" in about["notes"]
+    assert "Skipped: 1 .heic, 1 .txt" in about["notes"]
+    with pytest.raises(PrepareError, match="a class that would vanish"):
+        prepared(tmp_path, {"train/phone/a.heic": b"x"}, force=True)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("training", "testing"), ("Train", "val"), ("train", "validation"), ("train", "dev")]
+)
+@pytest.mark.parametrize("inside", ["", "a/"])
+def test_splits_are_no_classes(tmp_path, train, test, inside):
+    files = {f"{train}/{inside}x.png": file(GREY), f"{test}/{inside}y.png": file(255 - GREY)}
+    data, about = prepared(tmp_path, files)
+    assert np.array_equal(data.train[0, 0].numpy(), GREY)
+    assert np.array_equal(data.test[0, 0].numpy(), 255 - GREY)
+    assert about["classes"] == [inside.removesuffix("/")]
+    assert f"Trained on: {train}; held out: {test}" in about["notes"]
+
+
+def test_validation_beside_test_is_held_out_too(tmp_path):
+    files = {f"{split}/a/x.png": file(GREY) for split in ("train", "valid", "test")}
+    data, about = prepared(tmp_path, files)
+    assert (len(data.train), len(data.test)) == (1, 2)
+    assert "Trained on: train; held out: test, valid" in about["notes"]
+
+
+def test_classes_are_in_natural_order(tmp_path):
+    names = ["0", "1", "2", "10", "11"]
+    shades = dict(zip(names, (5, 60, 90, 130, 240), strict=True))
+    files = {
+        f"{split}/{n}/x.png": file(np.full((7, 5), s, np.uint8))
+        for split in ("train", "test")
+        for n, s in shades.items()
+    }
+    data, about = prepared(tmp_path, files)
+    assert about["classes"] == names
+    assert {
+        names[label]: int(image[0, 0, 0]) for image, label in zip(data.train, data.train_labels, strict=True)
+    } == shades
+
+
+def test_few_images_are_warned_of():
+    assert "only 1 image is held out" in few(1)[0]
+    assert few(100) == []
