@@ -110,7 +110,7 @@ def _splits(parents: set[tuple[str, ...]], depth: int) -> list[str]:
     return [f"Trained on: {', '.join(parts['train'])}; held out: {', '.join(parts['test'])}"]
 
 
-def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """A key to sort names by, in which numbers count as numbers."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], name
+    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], name

@@ -13,6 +13,7 @@ from aiqn_core.data import ImageData, encode_png, image_grid, load_data
 from aiqn_core.inpainting import HALVES, Completions, complete, half
 from aiqn_core.models import PixelCNN, PixelIQN, tau_shape
 from aiqn_core.pictures import FORMATS
+from aiqn_core.prepared import PreparedError, prepared_folder, read_about
 from aiqn_core.sampling import sample
 from aiqn_core.trained import Trained, kept_steps, load_trained
 from aiqn_core.training import CheckpointError, proportional_labels
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
     from aiqn_core.training import Samples
 
 COLUMNS = 8  # of a grid of samples
+
+
+def class_number(trial: Path, text: str) -> int:
+    """The number of a class given by its name in the prepared data, or else by its number; raises RequestError."""
+    data = read_trial(trial).config.data
+    try:
+        classes = read_about(prepared_folder(data.name, data.path)).get("classes") or []
+    except PreparedError:  # bundled, or not on this machine
+        classes = []
+    if text in classes:
+        return int(classes.index(text))
+    if text.removeprefix("-").isdecimal():
+        return int(text)
+    raise RequestError(f"--class: saw {text!r}, expected a number" + (f", or: {', '.join(classes)}" if classes else ""))
 
 
 def write_samples(trial: Path, to: Path, *, count: int, label: int | None, seed: int) -> list[Path]:

@@ -63,7 +63,10 @@ def sample(
     trial: TrialArgument,
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
     class_: Annotated[
-        int | None, typer.Option("--class", metavar="NUMBER", help="Of this class; else in the data's proportions.")
+        str | None,
+        typer.Option(
+            "--class", metavar="CLASS", help="Of this class, by name or number; else in the data's proportions."
+        ),
     ] = None,
     seed: Seed = 0,
     same_tau: Annotated[
@@ -79,11 +82,12 @@ def sample(
         from orchestrator import look
 
         to = to or Path(f"{trial.resolve().name}-samples.png")
+        label = None if class_ is None else look.class_number(trial, class_)
         if same_tau:
-            files, steps = look.write_same_tau(trial, to, count=min(count, 8), label=class_, seed=seed)
+            files, steps = look.write_same_tau(trial, to, count=min(count, 8), label=label, seed=seed)
             print(f"columns: step {', '.join(f'{step:,}' for step in steps)}")
         else:
-            files = look.write_samples(trial, to, count=count, label=class_, seed=seed)
+            files = look.write_samples(trial, to, count=count, label=label, seed=seed)
         print("\n".join(map(str, files)))
 
 

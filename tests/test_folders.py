@@ -160,3 +160,21 @@ def test_classes_are_in_natural_order(tmp_path):
 def test_few_images_are_warned_of():
     assert "only 1 image is held out" in few(1)[0]
     assert few(100) == []
+
+
+def test_a_class_is_asked_for_by_name_or_number(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from orchestrator import look
+
+    source = tmp_path / "in"
+    for split in ("train", "test"):
+        for name in ("2", "10", "cat"):
+            (source / split / name).mkdir(parents=True)
+            (source / split / name / "x.png").write_bytes(file(GREY))
+    config = DataConfig("mine", str(prepare("mine", source, tmp_path / "out")))
+    trained = SimpleNamespace(config=SimpleNamespace(data=config))
+    monkeypatch.setattr(look, "read_trial", lambda trial: trained)
+    assert [look.class_number(tmp_path, text) for text in ("2", "10", "cat", "0")] == [0, 1, 2, 0]
+    with pytest.raises(look.RequestError, match="saw 'dog', expected a number, or: 2, 10, cat"):
+        look.class_number(tmp_path, "dog")

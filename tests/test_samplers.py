@@ -1,9 +1,12 @@
 """Samplers and pruners by name, against studies that really run."""
 
 import importlib.util
+import math
+import random
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from aiqn_core.config import ConfigError
@@ -16,7 +19,8 @@ from orchestrator.samplers import (
     pruner_problems,
     sampler_problems,
 )
-from orchestrator.space import Space, grid, suggest
+from orchestrator.sequences import placed
+from orchestrator.space import Space, grid, optuna_params, suggest
 
 SPACE = Space.from_dict(
     {
@@ -100,19 +104,92 @@ def test_a_quasi_random_sequence_goes_on_over_restarts():
     assert values(restart=True) == values(restart=False)
 
 
-@pytest.mark.parametrize("pruner", [{"name": "none"}, {"name": "hyperband", "max_resource": 9}])
-def test_the_grid_is_covered_once_over_restarts_and_lost_trials(pruner):
+CONDITIONAL = Space.from_dict(  # README's
+    {
+        "optimizer.name": {
+            "adam": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+            "sgd": {"optimizer.lr": {"low": 1e-2, "high": 1.0, "log": True}},
+        },
+        "loss.kappa": [0.0, 0.002, 0.01],
+    }
+)
+
+
+def configurations(name, space, seed, flight, pick, trials, pruner="none"):
+    """The parameters by number where `flight` trials run at once; `pick` chooses which ends next, and some fail."""
+    study = optuna.create_study(study_name="s", pruner=make_pruner({"name": pruner}, "minimize"))
+    running, found, random_state = [], [], random.Random(7 * seed + flight)
+    while len(found) < trials or running:
+        while len(running) < flight and len(found) < trials:
+            study.sampler = make_sampler({"name": name}, seed, space, len(found))  # a new one each time: a restart
+            trial = study.ask()
+            found.append(suggest(trial, space))
+            running.append(trial)
+        trial = running.pop(pick(running, random_state))
+        lost = pick is not OLDEST and random_state.random() < 0.3
+        study.tell(trial, None if lost else random_state.random(), state=TrialState.FAIL if lost else None)
+    return found
+
+
+OLDEST, NEWEST = (lambda running, _: 0), (lambda running, _: -1)
+ANY = lambda running, draw: draw.randrange(len(running))  # noqa: E731
+
+
+@pytest.mark.parametrize("name", ["random", "qmc", "grid"])
+@pytest.mark.parametrize("seed", range(10))
+def test_configurations_follow_from_the_number_alone(name, seed):
+    space = SPACE if name == "grid" else CONDITIONAL
+    expected = configurations(name, space, seed, 1, OLDEST, 13)
+    for flight in (1, 2, 3, 5, 8):
+        for pick in (OLDEST, NEWEST, ANY):
+            assert configurations(name, space, seed, flight, pick, 13) == expected
+    repeats = len(expected) - len({repr(sorted(params.items())) for params in expected})
+    assert repeats == (13 - len(grid(SPACE)) if name == "grid" else 0)
+    assert configurations(name, space, seed, 4, ANY, 7, pruner="hyperband") == expected[:7]
+
+
+def test_a_quasi_random_sequence_places_every_branch():
+    found = configurations("qmc", CONDITIONAL, 3, 1, OLDEST, 64)
+    for name, low, high in (("adam", 1e-4, 1e-2), ("sgd", 1e-2, 1.0)):
+        rates = [params["optimizer.lr"] for params in found if params["optimizer.name"] == name]
+        assert len(rates) == 32  # a net in base 2 halves every choice
+        shares = [math.log(rate / low) / math.log(high / low) for rate in rates]
+        assert sorted(int(8 * share) for share in shares) == sorted([*range(8)] * 4)
+
+
+def test_a_finite_space_is_gone_through_before_anything_repeats():
+    found = configurations("qmc", SPACE, 5, 1, OLDEST, 20)
+    names = [optuna_params(SPACE, params) for params in found]
+    for half in (names[:10], names[10:]):
+        assert all(point in half for point in grid(SPACE))
+
+
+def test_what_is_enqueued_is_left_out_of_the_order_after_it():
     points = grid(SPACE)
-    study = optuna.create_study(pruner=make_pruner(pruner, "minimize"))
-    for number in range(len(points) + 3):
-        study.sampler = make_sampler({"name": "grid"}, number, SPACE, number)  # a new one each time: a restart
-        trial = study.ask()
-        suggest(trial, SPACE)
-        lost = number in (0, 4, 7)
-        study.tell(trial, None if lost else 1.0, state=TrialState.FAIL if lost else TrialState.COMPLETE)
-    done = [trial.params for trial in study.trials if trial.state == TrialState.COMPLETE]
-    assert len(done) == len(points) == 10
-    assert all(point in done for point in points)
+    study = optuna.create_study()
+    for point in points[3:5]:
+        study.enqueue_trial(point)
+    chosen = []
+    for number in range(len(points)):
+        study.sampler = make_sampler({"name": "grid"}, 0, SPACE, number)
+        chosen.append(optuna_params(SPACE, suggest(study.ask(), SPACE)))
+    assert chosen[:2] == points[3:5]
+    assert all(point in chosen for point in points)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "expected"),
+    [
+        (FloatDistribution(2.0, 6.0), [2.0, 3.0, 5.0]),
+        (FloatDistribution(1e-4, 1.0, log=True), [1e-4, 1e-3, 1e-1]),
+        (FloatDistribution(0.0, 0.5, step=0.25), [0.0, 0.0, 0.5]),
+        (IntDistribution(3, 9, step=3), [3, 3, 9]),
+        (IntDistribution(1, 8, log=True), [1, 1, 4]),
+        (CategoricalDistribution(("a", "b", "c")), ["a", "a", "c"]),
+    ],
+)
+def test_a_point_of_the_unit_interval_is_placed_on_the_scale_of_its_range(distribution, expected):
+    assert [placed(u, distribution) for u in (0.0, 0.25, 0.75)] == pytest.approx(expected)
 
 
 def test_grid_trials_that_run_side_by_side_differ():
