@@ -58,10 +58,13 @@ def sweep(
     Example: aiqn sweep sweeps/quickstart.yaml --set search.trials=2
     """
     with plain_errors():
+        from orchestrator.continuing import check_continues
+        from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
         loaded = load_sweep(file, set_ or (), check_data=not dry_run)
         if dry_run:
+            check_continues(RunFolder(runs / loaded.name), loaded)
             describe(loaded, runs)
             return
         within_budget(loaded, runs, yes)
@@ -91,11 +94,13 @@ def plan(
     """
     with plain_errors():
         from orchestrator import plan as planning
+        from orchestrator.continuing import check_continues
         from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
         loaded = load_sweep(file, set_ or (), check_data=calibrate)
         run = RunFolder(runs / loaded.name)
+        check_continues(run, loaded)
         rates, basis = planning.stored_rates(run, loaded)
         if calibrate:
             rates, basis = calibrated(loaded)

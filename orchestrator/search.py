@@ -21,8 +21,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.causes import KILLED, KILLED_FOR_MEMORY, NODE_LOST, PREEMPTED, WORKER_LOST
+from orchestrator.continuing import check_continues
 from orchestrator.control import note_stop, take_requests
-from orchestrator.data_checks import run_data
 from orchestrator.driver import Driver, Outside, Spent, check_space, storage_error
 from orchestrator.ledger import Ledger
 from orchestrator.live import View
@@ -32,7 +32,7 @@ from orchestrator.objectives import recorded_facts
 from orchestrator.plan import plan_at_start
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
-from orchestrator.sections import Sweep, differences
+from orchestrator.sections import Sweep
 from orchestrator.tracking import Mirroring, mirroring
 from orchestrator.trial import Assignment, classify, is_evaluation, run_trial
 
@@ -111,14 +111,7 @@ def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") ->
 
 def open_run(run: RunFolder, sweep: Sweep) -> None:
     """Write the run folder's copy of the sweep; raises RunFolderError where it holds trials of another meaning."""
-    before = run.read_sweep() if run.sweep_json.exists() else None
-    resolved = sweep.to_dict()
-    if before is not None and (changed := differences(before["sweep"], resolved)):
-        raise RunFolderError(
-            f"{run.path} holds trials of a sweep that differs in: {', '.join(changed)}\n"
-            "More trials, arms, seeds and longer finals continue a sweep; anything else would mix two questions.\n"
-            f"Undo the change, or give the sweep another name than {sweep.name!r}."
-        )
+    before, data = check_continues(run, sweep)
     content = {
         "format": FORMAT,
         "id": before["id"] if before else uuid.uuid4().hex,
@@ -128,8 +121,8 @@ def open_run(run: RunFolder, sweep: Sweep) -> None:
         "created": before["created"] if before else time.time(),
         "finished": bool(before and before["finished"]),
         "metrics": recorded_facts(sweep.arms),
-        "sweep": resolved,
-        "data": run_data(run, sweep, before),
+        "sweep": sweep.to_dict(),
+        "data": data,
     }
     if content != before:
         write_bytes(run.sweep_yaml, sweep.text.encode())

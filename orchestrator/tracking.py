@@ -467,7 +467,7 @@ def address(run: RunFolder, host: str, port: int) -> str:
     experiment = (read_json(run.mirror) or {}).get("experiment") or "0"
     objective = objectives(run.read_sweep()["sweep"])[0]
     query = {
-        "searchFilter": "tags.stage = 'search'",
+        "searchFilter": "tags.stage = 'search' and tags.state = 'completed'",
         "orderByKey": f"metrics.`{objective['metric']}`",
         "orderByAsc": str(objective["direction"] == "minimize").lower(),
         "compareRunsMode": "CHART",

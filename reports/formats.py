@@ -3,6 +3,9 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from orchestrator.runs import write_bytes
 from reports.tables import Table
@@ -27,8 +30,16 @@ def _cells(table: Table, escape: Callable[[str], str], bold: Callable[[str], str
 
 
 def to_csv(table: Table) -> str:
-    """Comma-separated values, full precision, missing values empty."""
-    return table.data.to_csv(index=False, lineterminator="\n")
+    """Comma-separated values, full precision, missing values empty; the header also where there are no rows.
+
+    Text that a spreadsheet would run as a formula begins with an apostrophe, which spreadsheets take for "text".
+    """
+    data = table.data if len(table.data.columns) else pd.DataFrame(columns=list(table.shown.columns))
+    return data.map(_harmless).rename(columns=_harmless).to_csv(index=False, lineterminator="\n")
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def to_parquet(table: Table) -> bytes:
@@ -49,21 +60,37 @@ def to_markdown(table: Table) -> str:
         return f"{table.title}: none.\n"
     columns = list(table.shown.columns)
     rule = [":--" if column in table.text else "--:" for column in columns]
-    cells = _cells(table, lambda text: text.replace("|", "\\|"), lambda text: f"**{text}**")
-    rows = ["| " + " | ".join(line) + " |" for line in [columns, rule, *cells]]
-    return "\n".join([f"**{table.title}**", "", *rows, *(f"\n{note}" for note in table.notes)]) + "\n"
+    cells = _cells(table, markdown, lambda text: f"**{text}**")
+    rows = ["| " + " | ".join(line) + " |" for line in [[markdown(column) for column in columns], rule, *cells]]
+    notes = (f"\n{markdown(note)}" for note in table.notes)
+    return "\n".join([f"**{markdown(table.title)}**", "", *rows, *notes]) + "\n"
 
 
+MARKDOWN = {
+    "&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " ",
+    **{symbol: f"\\{symbol}" for symbol in "\\|[]`*"},
+}  # fmt: skip
+
+
+def markdown(text: str) -> str:
+    """Text with everything escaped that would be HTML, a link, code, emphasis, or the end of a cell or line."""
+    return "".join(MARKDOWN.get(character, character) for character in text)
+
+
+LATIN_END = 0x180  # letters before it are known to pdflatex
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "--", "…": r"\ldots{}",
+    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "--", "…": r"\ldots{}", "∞": r"$\infty$",
+    "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "−": "$-$", "·": r"$\cdot$", "→": r"$\rightarrow$", "–": "--",
+    "κ": r"$\kappa$", "τ": r"$\tau$", "σ": r"$\sigma$", "ρ": r"$\rho$", "\n": " ", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}",
     **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
 }  # fmt: skip
 
 
 def latex(text: str) -> str:
-    """Text with everything escaped that LaTeX would read as a command."""
-    return "".join(LATEX.get(character, character) for character in text)
+    """Text with everything escaped that LaTeX would read as a command; "?" for letters that pdflatex does not know."""
+    return "".join(LATEX.get(character, character if ord(character) < LATIN_END else "?") for character in text)
 
 
 def to_latex(table: Table) -> str:

@@ -17,7 +17,7 @@ from reports.comparison import comparison, published
 from reports.coordinates import parallel_figures
 from reports.curves import learning_figures
 from reports.figures import GRID, INK, MUTED, PAPER, color
-from reports.formats import to_markdown, write_table
+from reports.formats import markdown, to_markdown, write_table
 from reports.pareto import pareto_figures, pareto_table
 from reports.pictures import Picture, evenly, picture
 from reports.results import STAGES, Results, last_record, read_results, shown_run
@@ -110,7 +110,8 @@ def all_tables(results: Results) -> list[Table]:
 def answer_text(results: Results, said: list[Table]) -> str:
     """The question, the answer and its tables as Markdown, for where there is no page."""
     sentence, qualifier, _ = answer(results)
-    parts = [f"# {results.question or results.name}", sentence, qualifier, f"_{progress(results)}_"]
+    words = [markdown(text) for text in (results.question or results.name, sentence, qualifier)]
+    parts = [f"# {words[0]}", *words[1:], f"_{progress(results)}_"]
     return "\n\n".join([part for part in parts if part] + [to_markdown(table) for table in said])
 
 

@@ -24,7 +24,8 @@ def verdict_table(results: Results) -> Table:
     """Each pair of arms: by how much the better mean is ahead, whether seeds can tell them apart, how much sooner."""
     found = compare(results)
     shown = [_verdict_text(verdict, results.objective.name) for verdict in found.pairs]
-    data, frame = pd.DataFrame([verdict._asdict() for verdict in found.pairs]), pd.DataFrame(shown)
+    data = pd.DataFrame([verdict._asdict() for verdict in found.pairs], columns=list(Verdict._fields))
+    frame = pd.DataFrame(shown)
     words = ("Pair", "Verdict", "Has the other's final score")
     title = "Is the difference more than the spread of seeds?"
     return Table("verdicts", title, data, frame, words, notes=tuple(verdict_notes(found)))

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app, within_budget
 from orchestrator.plan import Rates, make_plan, store_plan
-from orchestrator.runs import RunFolder
+from orchestrator.runs import RunFolder, write_json
 from orchestrator.sweep import load_sweep
 
 SWEEP = """# Which?
@@ -138,3 +138,16 @@ def test_what_may_not_be_read_is_one_line(call, tmp_path, monkeypatch):
     result = call("status", "runs/theirs")
     assert result.exit_code == 2
     assert result.stderr == "runs/theirs/plan.json: Permission denied; have it made accessible, or use another\n"
+
+
+def test_what_only_looks_refuses_a_run_folder_of_another_question(call, tmp_path):
+    sweep = load_sweep(tmp_path / "tiny.yaml")
+    folder = RunFolder(tmp_path / "runs" / sweep.name)
+    write_json(folder.sweep_json, {"format": 1, "name": sweep.name, "finished": False, "sweep": sweep.to_dict()})
+    before = folder.sweep_json.read_bytes()
+    for command in (["sweep", "tiny.yaml", "--dry-run"], ["plan", "tiny.yaml"]):
+        assert call(*command).exit_code == 0
+        refused = call(*command, "--set", "train.batch_size=7")
+        assert refused.exit_code == 2
+        assert "holds trials of a sweep that differs in: arms.pixelcnn.train.batch_size" in refused.output
+    assert folder.sweep_json.read_bytes() == before
