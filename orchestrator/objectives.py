@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from aiqn_core.config import BUNDLED_DATA, MODEL_DEFAULTS, ConfigError, Problem, TrainConfig, join, one_of
+from aiqn_core.config import BUNDLED_DATA, LEAST_SIDES, MODEL_DEFAULTS, ConfigError, Problem, TrainConfig, join, one_of
 from aiqn_core.metric import Metric, metric_of, shared
 from orchestrator.document import Document
 from orchestrator.sections import Arm, OwnSections
@@ -145,3 +145,8 @@ def _recorded_arm(name: str, recorded: Mapping[str, Any]) -> Arm:
     base["evaluate"] = {} if features is None else {"features": features}
     space, _ = parse_space(recorded.get("space"), "space")
     return Arm(name, base, space)
+
+
+def least_side(protocol: Mapping[str, Any]) -> int | None:
+    """The fewest pixels a side at which the network of a recorded protocol sees anything; None where it is not known."""
+    return LEAST_SIDES.get(str(protocol.get("extractor")))

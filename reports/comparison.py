@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from orchestrator.objectives import least_side
 from orchestrator.runs import Run
 from reports.protocols import labels, separated
 from reports.results import (
@@ -94,7 +95,7 @@ def comparison(results: Results) -> Table:
         f"± is the sample standard deviation over seeds, rounded up; the interval is that of the mean (Student's t). "
         f"{results.hours_unit}: search and finals together." + (" Bold: better, as tested below." if leader else "")
     )
-    notes += _cut_note(results)
+    notes += [*_cut_note(results), *_size_notes(results)]
     if not objective.comparable and len(found.order) > 1:
         notes.append(f"No verdict: {found.why}.")
     title = "Each arm's best search trial, and its finals as mean ± s.d. over seeds"
@@ -197,6 +198,20 @@ def _cut_note(results: Results) -> list[str]:
     ends = [interval(summarise(values_of(chosen_finals(results, arm), metric.name)), metric) for arm in results.arms]
     found = {f"{end:g}" for pair in ends for end in pair if end is not None and end in (metric.low, metric.high)}
     return [f"Intervals are cut at {' and '.join(sorted(found))}, where {metric.name} ends."] if found else []
+
+
+def _size_notes(results: Results) -> list[str]:
+    """A warning where images were scored at a size that is too small for the network that sees them."""
+    notes = {}
+    for run in results.runs:
+        seen = run.provenance.get("protocol") or {}
+        least, size = least_side(seen), seen.get("size")
+        if least is not None and isinstance(size, int) and size < least:
+            notes[size] = (
+                f"Images were scored at {size} pixels a side, where nearly all features of {seen['extractor']} are 0: "
+                f"scores at fewer than {least} pixels say little, inception scores nothing."
+            )
+    return list(notes.values())
 
 
 def _untrained_text(row: dict[str, Any]) -> str:

@@ -118,3 +118,12 @@ def test_no_interval_leaves_the_range_of_its_metric(tmp_path, metric, direction,
     cut = any(f"where {metric} ends" in note for note in table.notes)
     reach = 12.706 * np.std(values, ddof=1) / 2**0.5
     assert cut == (np.mean(values) - reach < {"fd_lite0": 0, "is_lite0_mean": 1}.get(metric, -np.inf))
+
+
+@pytest.mark.parametrize(("size", "warned"), [(32, True), (63, True), (64, False), (128, False)])
+def test_a_size_that_is_too_small_for_the_network_is_warned_of(tmp_path, size, warned):
+    results = results_with(tmp_path, {"a": [1.0, 2.0], "b": [1.5, 2.5]})
+    for run in results.runs:
+        run.provenance["protocol"] |= {"extractor": "efficientnet-lite0", "size": size}
+    found = [note for note in comparison(results).notes if f"at {size} pixels a side" in note]
+    assert len(found) == warned
