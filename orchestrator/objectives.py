@@ -148,5 +148,5 @@ def _recorded_arm(name: str, recorded: Mapping[str, Any]) -> Arm:
 
 
 def least_side(protocol: Mapping[str, Any]) -> int | None:
-    """The fewest pixels a side at which the network of a recorded protocol sees anything; None where it is not known."""
+    """The fewest pixels a side at which the network of a recorded protocol sees much; None where it is not known."""
     return LEAST_SIDES.get(str(protocol.get("extractor")))
