@@ -57,7 +57,7 @@ def verdict_notes(found: Comparison) -> list[str]:
     elif found.tested:
         notes.append(
             f"Welch's t-test of the finals over seeds. p and interval are both adjusted for the {found.tested} tested "
-            "pairs (Bonferroni): the level of 5 % holds for all together, and an interval leaves out 0 exactly where "
+            "pairs (Bonferroni): 5 % is the level of all together, and an interval leaves out 0 exactly where "
             "p is below 0.05."
         )
     if found.of(State.UNTESTED):
