@@ -9,46 +9,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna import pruners, samplers
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
 from aiqn_core.config import ConfigError, Problem, join, nearest, one_of
-from orchestrator.space import Space, grid
-
-
-class EveryCombination(BaseSampler):
-    """Each configuration of a finite space once, then each once more; what is taken is read from the study.
-
-    Not Optuna's GridSampler: that one multiplies branches which exclude each other, and stops the study from within
-    `tell`, which raises RuntimeError outside of `optimize`.
-    """
-
-    def __init__(self, space: Space) -> None:
-        self._grid = grid(space)
-        random.Random(0).shuffle(self._grid)  # noqa: S311 (not a secret; so that half a grid is spread over the space)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict:
-        return {}
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, _: BaseDistribution) -> Any:
-        # All trials of the storage, not of `study`, which under Hyperband is a view of one bracket.
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-        taken = [t.params for t in trials if t.number != trial.number and t.state != TrialState.FAIL]
-        possible = [point for point in self._grid if trial.params.items() <= point.items()]
-        return min(possible, key=taken.count)[param_name]
-
+from orchestrator.sequences import AtRandom, EveryCombination, QuasiRandom
+from orchestrator.space import Space
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
-    "random": samplers.RandomSampler,
+    "random": AtRandom,
     "grid": EveryCombination,
-    "qmc": samplers.QMCSampler,
+    "qmc": QuasiRandom,
     "tpe": samplers.TPESampler,
     "gp": samplers.GPSampler,
     "cmaes": samplers.CmaEsSampler,
@@ -71,18 +45,18 @@ SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "b
 
 
 def make_sampler(settings: Mapping[str, Any], seed: int, space: Space, number: int = 0) -> BaseSampler:
-    """The Optuna sampler of `{name: ..., argument: ...}`; raises ConfigError with every problem.
+    """The sampler of `{name: ..., argument: ...}` for trial `number`; raises ConfigError with every problem.
 
-    `number` is that of the trial to be proposed: after a restart, a sampler with the seed of the first start would
-    draw the same random numbers and propose the same trials once more.
+    Those of `sequences` propose by the number of the trial that asks. Optuna's own need a seed for each: after a
+    restart, one with the seed of the first start would draw the same random numbers and propose the same trials again.
     """
     _raise(sampler_problems(settings))
     name, arguments = _split(settings)
     if name == "grid":
         return EveryCombination(space)
+    if name in ("random", "qmc"):
+        return _quietly(SAMPLERS[name], **arguments, space=space, seed=seed)
     mixed = random.Random(f"{seed}/{number}").getrandbits(31) if number else seed  # noqa: S311
-    if name == "qmc":  # its sequence goes on by itself and needs one seed; what it cannot place must differ
-        return _quietly(SAMPLERS[name], **arguments, seed=seed, independent_sampler=samplers.RandomSampler(mixed))
     return _quietly(SAMPLERS[name], **arguments, seed=mixed)
 
 
@@ -194,7 +168,8 @@ def _words(parameter: inspect.Parameter) -> set[str]:
     annotation = parameter.annotation
     if annotation is parameter.empty or parameter.kind is parameter.VAR_KEYWORD:
         return set()
-    return set(re.findall(r"[\w.\[\]]+", annotation if isinstance(annotation, str) else annotation.__name__))
+    written = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return set(re.findall(r"[\w.\[\]]+", written))
 
 
 def _fits(value: Any, parameter: inspect.Parameter) -> bool:
