@@ -91,6 +91,7 @@ def plan(
     """
     with plain_errors():
         from orchestrator import plan as planning
+        from orchestrator.notes import notes
         from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
@@ -103,7 +104,7 @@ def plan(
             rates, basis = planning.rates_of_run(source, loaded), f"the times recorded in {source}"
         made = planning.make_plan(loaded, rates, basis, gpus)
         planning.store_plan(run, made, rates)
-        print("\n".join([*planning.plan_lines(made), *planning.over_budget(made, loaded)]))
+        print("\n".join([*planning.plan_lines(made), *planning.over_budget(made, loaded), *notes(loaded)]))
         if calibrate and loaded.resources.gpu:
             from orchestrator.calibration import packing_advice
 
@@ -313,6 +314,8 @@ def within_budget(loaded: "Sweep", runs: Path, yes: bool) -> None:
 
 def describe(loaded: "Sweep", runs: Path) -> None:
     """Print what a sweep would run."""
+    from orchestrator.notes import notes
+
     print(f"{loaded.name}: {loaded.question}")
     print(f"run folder  {runs / loaded.name}")
     for arm in loaded.arms.values():
@@ -322,6 +325,8 @@ def describe(loaded: "Sweep", runs: Path) -> None:
             finals = loaded.final.top * len(loaded.final.seeds)
             print(f", then {finals} finals of {loaded.final.steps} steps", end="")
         print()
+    for note in notes(loaded):
+        print(note)
     print("Nothing was run (--dry-run).")
 
 

@@ -60,6 +60,12 @@ def make_sampler(settings: Mapping[str, Any], seed: int, space: Space, number: i
     return _quietly(SAMPLERS[name], **arguments, seed=mixed)
 
 
+def argument(settings: Mapping[str, Any], key: str) -> Any:
+    """An argument of a sampler or pruner: as its settings say, or else as Optuna has it."""
+    known = SAMPLERS | PRUNERS
+    return settings[key] if key in settings else inspect.signature(known[settings["name"]]).parameters[key].default
+
+
 def arrivals(study: Study, trial: FrozenTrial) -> int:
     """How many trials have come to the last step of `trial`, itself included: those it is compared with there.
 
