@@ -91,7 +91,6 @@ def plan(
     """
     with plain_errors():
         from orchestrator import plan as planning
-        from orchestrator.notes import notes
         from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
@@ -104,7 +103,8 @@ def plan(
             rates, basis = planning.rates_of_run(source, loaded), f"the times recorded in {source}"
         made = planning.make_plan(loaded, rates, basis, gpus)
         planning.store_plan(run, made, rates)
-        print("\n".join([*planning.plan_lines(made), *planning.over_budget(made, loaded), *notes(loaded)]))
+        print("\n".join([*planning.plan_lines(made), *planning.over_budget(made, loaded)]))
+        print_notes(loaded)
         if calibrate and loaded.resources.gpu:
             from orchestrator.calibration import packing_advice
 
@@ -314,8 +314,6 @@ def within_budget(loaded: "Sweep", runs: Path, yes: bool) -> None:
 
 def describe(loaded: "Sweep", runs: Path) -> None:
     """Print what a sweep would run."""
-    from orchestrator.notes import notes
-
     print(f"{loaded.name}: {loaded.question}")
     print(f"run folder  {runs / loaded.name}")
     for arm in loaded.arms.values():
@@ -325,9 +323,16 @@ def describe(loaded: "Sweep", runs: Path) -> None:
             finals = loaded.final.top * len(loaded.final.seeds)
             print(f", then {finals} finals of {loaded.final.steps} steps", end="")
         print()
+    print_notes(loaded)
+    print("Nothing was run (--dry-run).")
+
+
+def print_notes(loaded: "Sweep") -> None:
+    """Print what of a search has no effect, or not the one that its name says."""
+    from orchestrator.notes import notes
+
     for note in notes(loaded):
         print(note)
-    print("Nothing was run (--dry-run).")
 
 
 def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
