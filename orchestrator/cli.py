@@ -109,6 +109,7 @@ def plan(
         made = planning.make_plan(loaded, rates, basis, gpus)
         planning.store_plan(run, made, rates)
         print("\n".join([*planning.plan_lines(made), *planning.over_budget(made, loaded)]))
+        print_notes(loaded)
         if calibrate and loaded.resources.gpu:
             from orchestrator.calibration import packing_advice
 
@@ -358,7 +359,16 @@ def describe(loaded: "Sweep", runs: Path) -> None:
             finals = loaded.final.top * len(loaded.final.seeds)
             print(f", then {finals} finals of {loaded.final.steps} steps", end="")
         print()
+    print_notes(loaded)
     print("Nothing was run (--dry-run).")
+
+
+def print_notes(loaded: "Sweep") -> None:
+    """Print what of a search has no effect, or not the one that its name says."""
+    from orchestrator.notes import notes
+
+    for note in notes(loaded):
+        print(note)
 
 
 def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:

@@ -25,6 +25,7 @@ from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, RunFolder, trial_id
 from orchestrator.samplers import is_pruned, make_pruner, make_sampler
 from orchestrator.sections import Sweep, trial_seed
+from orchestrator.sequences import ByNumber
 from orchestrator.space import Space, partial_params, suggest
 from orchestrator.trial import Assignment
 
@@ -76,6 +77,7 @@ class Ledger:
         self.best: dict[tuple[str, str], tuple[float, int]] = {}
         self.pending: list[tuple[str, str, FrozenTrial]] = []  # unfinished trials of a driver that is gone
         self.damaged: list[tuple[str, str, FrozenTrial]] = []  # ended, but their folders have lost something
+        self._by_number: dict[str, ByNumber] = {}  # by arm
         self._winners: dict[str, tuple[int, list[FrozenTrial]]] = {}
         self.finals: dict[str, set[tuple[int, int]]] = {arm: set() for arm in sweep.arms}  # (source, seed), once chosen
         for (arm, stage), study in self.studies.items():
@@ -271,9 +273,17 @@ class Ledger:
         return assignment
 
     def _sampler(self, arm: str, number: int, space: Space) -> optuna.samplers.BaseSampler:
-        # A new sampler for each trial, seeded by its number: what it suggests follows from the journal alone.
-        seed = trial_seed(self.sweep.search.seed, f"{arm}/sampler", 0)
-        return make_sampler(self.sweep.search.sampler, seed, space, number)
+        # A new sampler for each trial, seeded by its number: what it suggests follows from the journal alone. Those
+        # that go by the trial's number themselves are kept, for they hold the order of a whole space.
+        if arm in self._by_number:
+            return self._by_number[arm]
+        search = self.sweep.search
+        one_for_all = search.sampler["name"] == "qmc"  # as of a grid: arms of one space get the same configurations
+        seed = search.seed if one_for_all else trial_seed(search.seed, f"{arm}/sampler", 0)
+        sampler = make_sampler(search.sampler, seed, space, number)
+        if isinstance(sampler, ByNumber):
+            self._by_number[arm] = sampler
+        return sampler
 
     def _search_complete(self, arm: str) -> bool:
         return self.states[arm, "search"].total() >= self.sweep.search.trials

@@ -19,9 +19,16 @@ REGRET, SHARE = 0.02, 0.25  # what a pruner is worth having for
 PRUNERS = ("none", "median", "{name: percentile, percentile: 25.0}", "asha", "hyperband")
 
 
+CUT = ("pruned", "stopped")  # states of trials that would have gone on, and whose further course nobody knows
+
+
 @dataclass(frozen=True)
 class Replay:
-    """A search as it would have gone with a pruner, against the recorded one without."""
+    """A search as it would have gone with a pruner, against the recorded one.
+
+    A curve that the recorded search cut short ends where the pruner may have let it go on. Steps, share and makespan
+    are lower bounds where `beyond` is not 0, and the regret of an arm with any such curve is not known.
+    """
 
     pruner: str
     steps: int  # training steps of all arms
@@ -29,17 +36,21 @@ class Replay:
     makespan: float  # seconds until the last worker is done
     pruned: int
     chosen: dict[str, float | None]  # the objective of each arm's best completed trial
-    regret: dict[str, float | None]  # how much worse than the recorded best, as a share of it
+    regret: dict[str, float | None]  # how much worse than the recorded best, as a share of it; None: cannot be told
+    curves: dict[str, int]  # how many were recorded, by arm
+    cut: dict[str, int]  # how many of them the recorded search cut short
+    beyond: dict[str, int]  # how many of those this pruner would have let go on
 
 
 @dataclass(frozen=True)
 class _Curve:
-    """A recorded trial: (step, seconds since its start, objective or None) at each evaluation, and whether it ended."""
+    """A recorded trial: (step, seconds since its start, objective or None) at each evaluation, and how it ended."""
 
     arm: str
     number: int
     points: list[tuple[int, float, float | None]]
     completed: bool
+    cut: bool
 
 
 def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers: int = 2) -> list[Replay]:
@@ -85,7 +96,7 @@ def _curve(run: Run, metric: str) -> _Curve:
     if run.history and (not points or points[-1][0] < run.history[-1]["step"]):
         last = run.history[-1]  # a trial that diverged between evaluations cost its steps too
         points.append((last["step"], last.get("seconds", 0.0), None))
-    return _Curve(run.arm, run.number, points, run.state == "completed")
+    return _Curve(run.arm, run.number, points, run.state == "completed", run.state in CUT)
 
 
 def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
@@ -96,6 +107,7 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapp
     fewest = fewest_arrivals(settings, recorded["search"].get("min_arrivals"))
     waiting, clock, steps, pruned = list(reversed(curves)), 0.0, 0, 0
     chosen: dict[str, float | None] = dict.fromkeys(studies)
+    beyond = dict.fromkeys(studies, 0)
     best = min if direction == "minimize" else max
     events: list[tuple[float, int, int, _Curve, optuna.Trial]] = []  # (time, order, evaluation, ...)
 
@@ -116,12 +128,13 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapp
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 trial.report(value, step)
-                stop = not last and is_pruned(trial, fewest)
+                stop = (not last or curve.cut) and is_pruned(trial, fewest)
         if not (last or stop):
             ahead = curve.points[index + 1][1] - seconds
             heapq.heappush(events, (clock + ahead, order, index + 1, curve, trial))
             continue
         steps, pruned = steps + step, pruned + stop
+        beyond[curve.arm] += curve.cut and not stop
         done = curve.completed and not stop and value is not None
         state = optuna.trial.TrialState.COMPLETE if done else optuna.trial.TrialState.PRUNED
         studies[curve.arm].tell(trial, value if done else None, state=state)
@@ -129,9 +142,12 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapp
             chosen[curve.arm] = best(v for v in (chosen[curve.arm], value) if v is not None)
         start(clock)
     total = sum(curve.points[-1][0] for curve in curves)
-    regret = {arm: _regret(curves, arm, value, best) for arm, value in chosen.items()}
+    count = {arm: sum(curve.arm == arm for curve in curves) for arm in studies}
+    cut = {arm: sum(curve.arm == arm and curve.cut for curve in curves) for arm in studies}
+    regret = {arm: None if cut[arm] else _regret(curves, arm, value, best) for arm, value in chosen.items()}
     name = settings["name"] + "".join(f" {key}={value}" for key, value in settings.items() if key != "name")
-    return Replay(name, steps, steps / total if total else 0.0, clock, pruned, chosen, regret)
+    share = steps / total if total else 0.0
+    return Replay(name, steps, share, clock, pruned, chosen, regret, count, cut, beyond)
 
 
 def _study(settings: dict[str, Any], direction: str, arm: str, base: Mapping[str, Any]) -> optuna.Study:
@@ -155,22 +171,46 @@ def replay_lines(replays: Sequence[Replay]) -> list[str]:
     header = ["pruner", "steps", "of recorded", "makespan", "pruned", *(f"{arm} (regret)" for arm in arms)]
     rows = [header]
     for one in replays:
-        chosen = ["none" if one.chosen[arm] is None else f"{one.chosen[arm]:.4g}" for arm in arms]
-        regrets = ["" if one.regret[arm] is None else f" ({one.regret[arm]:.1%})" for arm in arms]
-        minutes = f"{one.makespan / 60:.1f} min"
-        cells = [one.pruner, f"{one.steps:,}", f"{one.share:.0%}", minutes, str(one.pruned)]
-        rows.append(cells + [value + lost for value, lost in zip(chosen, regrets, strict=True)])
+        least = "≥ " if any(one.beyond.values()) else ""
+        cells = [f"{one.steps:,}", f"{one.share:.0%}", f"{one.makespan / 60:.1f} min"]
+        rows.append([one.pruner, *(least + cell for cell in cells), str(one.pruned), *(_choice(one, a) for a in arms)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [*table, "", _cheap_enough(replays)]
+    return [*table, "", *_cut_short(replays[0]), _cheap_enough(replays)]
+
+
+def _choice(one: Replay, arm: str) -> str:
+    """The objective that a pruner would have found in an arm, as far as the recorded curves tell, and its regret."""
+    value, lost = one.chosen[arm], one.regret[arm]
+    text = "none" if value is None else f"{value:.4g}"
+    if one.beyond[arm]:
+        text += " or better" if value is not None else " known"
+    if one.cut[arm]:
+        return f"{text} (unknown)"
+    return text if lost is None else f"{text} ({lost:.1%})"
+
+
+def _cut_short(one: Replay) -> list[str]:
+    """How many curves the recorded search cut short, and what cannot be told for it; nothing where it cut none."""
+    cut, count = sum(one.cut.values()), sum(one.curves.values())
+    if not cut:
+        return []
+    arms = ", ".join(f"{n} of {one.curves[arm]} in {arm}" for arm, n in one.cut.items() if n)
+    return [
+        f"{cut} of {count} curves were cut short by the recorded search ({arms}). How they would have gone on is not"
+        " known, and any of them may have become the best: regrets there cannot be told, and steps and times are lower"
+        " bounds (≥) where a pruner lets such a curve go on. To compare pruners, record a search with pruner: none.",
+    ]
 
 
 def _cheap_enough(replays: Sequence[Replay]) -> str:
     """Which pruners would have found nearly the best of every arm for a fraction of the steps."""
+    question = f"Within {REGRET:.0%} of the best of each arm for at most {SHARE:.0%} of the steps"
+    if any(replays[0].cut.values()):
+        return f"{question}: cannot be told from curves that were cut short."
     good = [
         one.pruner
         for one in replays
         if one.share <= SHARE and all(lost is not None and lost <= REGRET for lost in one.regret.values())
     ]
-    names = ", ".join(good) or "none"
-    return f"Within {REGRET:.0%} of the best of each arm for at most {SHARE:.0%} of the steps: {names}."
+    return f"{question}: {', '.join(good) or 'none'}."

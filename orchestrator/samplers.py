@@ -16,11 +16,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from aiqn_core.config import ConfigError, Problem, join, nearest, one_of
-from orchestrator.sequences import EveryCombination, QuasiRandom
+from orchestrator.sequences import AtRandom, EveryCombination, QuasiRandom
 from orchestrator.space import Space
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
-    "random": samplers.RandomSampler,
+    "random": AtRandom,
     "grid": EveryCombination,
     "qmc": QuasiRandom,
     "tpe": samplers.TPESampler,
@@ -45,19 +45,25 @@ SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "b
 
 
 def make_sampler(settings: Mapping[str, Any], seed: int, space: Space, number: int = 0) -> BaseSampler:
-    """The Optuna sampler of `{name: ..., argument: ...}`; raises ConfigError with every problem.
+    """The sampler of `{name: ..., argument: ...}` for trial `number`; raises ConfigError with every problem.
 
-    `number` is that of the trial to be proposed: after a restart, a sampler with the seed of the first start would
-    draw the same random numbers and propose the same trials once more.
+    Those of `sequences` propose by the number of the trial that asks. Optuna's own need a seed for each: after a
+    restart, one with the seed of the first start would draw the same random numbers and propose the same trials again.
     """
     _raise(sampler_problems(settings))
     name, arguments = _split(settings)
     if name == "grid":
         return EveryCombination(space)
+    if name in ("random", "qmc"):
+        return _quietly(SAMPLERS[name], **arguments, space=space, seed=seed)
     mixed = random.Random(f"{seed}/{number}").getrandbits(31) if number else seed  # noqa: S311
-    if name == "qmc":  # one sequence for all trials
-        return QuasiRandom(space, **arguments, seed=seed)
     return _quietly(SAMPLERS[name], **arguments, seed=mixed)
+
+
+def argument(settings: Mapping[str, Any], key: str) -> Any:
+    """An argument of a sampler or pruner: as its settings say, or else as Optuna has it."""
+    known = SAMPLERS | PRUNERS
+    return settings[key] if key in settings else inspect.signature(known[settings["name"]]).parameters[key].default
 
 
 def arrivals(study: Study, trial: FrozenTrial) -> int:

@@ -1,6 +1,9 @@
 """The ledger over a real journal, with workers that only write what a trial would have measured."""
 
+import functools
 import itertools
+import random
+import re
 from dataclasses import replace
 
 import optuna
@@ -35,10 +38,10 @@ final: {top: 2, seeds: [0, 1, 7], steps: 8, evaluate: {every: 4}}
 
 @pytest.fixture
 def open_ledger(tmp_path):
-    def open_(sampler="random", pruner="none", text=SWEEP):
+    def open_(sampler="random", pruner="none", text=SWEEP, folder="study"):
         path = tmp_path / "study.yaml"
         path.write_text(text.replace("SAMPLER", sampler).replace("PRUNER", pruner))
-        run = RunFolder(tmp_path / "runs" / "study")
+        run = RunFolder(tmp_path / "runs" / folder)
         run.path.mkdir(parents=True, exist_ok=True)
         return Ledger(run, load_sweep(path))
 
@@ -152,6 +155,55 @@ def test_a_driver_that_dies_loses_nothing_and_repeats_nothing(open_ledger, tmp_p
     if sampler != "tpe":  # whose choices follow what was known when it chose
         assert {item.id: (item.params, item.seed, item.source) for item in everything} == undisturbed
     assert {trial.state.name for trial in study(ledger, "pixeliqn/search").trials} == {"COMPLETE"}
+
+
+def shuffled(open_, flight, draw, pick):
+    """The configurations of a sweep with `flight` trials at once; those that end fail, are killed or the driver is."""
+    ledger, running, found = open_(), [], {}
+    while True:
+        while len(running) < flight and (item := ledger.next()) is not None:
+            running.append(item)
+            assert found.setdefault(item.id, item.params) == item.params  # also where it is handed out again
+        if not running:
+            return found
+        item = running.pop(draw.randrange(len(running)) if pick is None else pick)
+        fate = draw.choice(("completed", "completed", "completed", "KeyError", "process killed", "restart"))
+        if fate == "restart":
+            ledger, running = open_(), []
+        elif fate == "completed":
+            work(ledger, item)
+        else:
+            start(ledger, item).update_status(state="failed", cause=fate)
+            running += [again for again in [ledger.close(item.id)] if again is not None]
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "grid"])
+@pytest.mark.parametrize(("flight", "pick"), [(2, 0), (3, -1), (8, None)])
+def test_configurations_follow_from_their_numbers_whatever_becomes_of_the_others(open_ledger, sampler, flight, pick):
+    """Against one that trains one after another: the oldest, the newest or any of them ends next."""
+    text = SWEEP[: SWEEP.index("final:")].replace("trials: 5", "trials: 4")
+    if sampler == "grid":
+        text = re.sub(r"{low: ([^,]+), high: ([^,}]+)[^}]*}", r"[\1, \2]", text)
+    one, other = (
+        shuffled(functools.partial(open_ledger, sampler, text=text, folder=f"{count}"), count, random.Random(seed), how)
+        for seed, (count, how) in enumerate([(1, 0), (flight, pick)])
+    )
+    assert len(one) == 8
+    assert one == other
+    for arm in ("pixelcnn", "pixeliqn"):
+        own = [params for trial, params in one.items() if trial.startswith(f"{arm}-")]
+        assert all(params not in own[:i] for i, params in enumerate(own))
+
+
+def test_arms_of_one_space_get_the_same_quasi_random_configurations(open_ledger):
+    """As sweeps/patches-trunk.yaml says; drawn at random, each arm has its own."""
+    space = "{optimizer.lr: {low: 1.0e-4, high: 1.0e-1, log: true}}"
+    text = SWEEP[: SWEEP.index("arms:")]
+    text += f"arms:\n  one: {{model: pixelcnn, space: {space}}}\n  two: {{model: pixeliqn, space: {space}}}\n"
+    for sampler, same in (("qmc", 5), ("random", 0)):
+        ledger = open_ledger(sampler, text=text, folder=sampler)
+        params = {item.id: item.params for item in run_all(ledger)}
+        assert sum(params[f"one-search-{number}"] == params[f"two-search-{number}"] for number in range(5)) == same
 
 
 def test_a_trial_that_ended_unseen_is_told_without_training_it_again(open_ledger):

@@ -17,13 +17,18 @@ CURVES = {
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunFolder(tmp_path / "study")
+    return record(tmp_path, CURVES)
+
+
+def record(tmp_path, recorded, name="study", cut=()):
+    """A run folder with these curves by arm; those of (arm, number) in `cut` were pruned, the others completed."""
+    run = RunFolder(tmp_path / name)
     run.path.mkdir()
     search = {"trials": 5, "objective": {"metric": "fd_lite0", "direction": "minimize"}}
     arm = {"evaluate": {"every": 100}, "train": {"steps": 300}}
     sweep = {"arms": {"a": arm, "b": arm}, "search": search, "final": None}
     write_json(run.sweep_json, {"format": FORMAT, "name": "study", "finished": True, "sweep": sweep})
-    for arm, curves in CURVES.items():
+    for arm, curves in recorded.items():
         for number, values in enumerate(curves):
             folder = run.trial(f"{arm}-search-{number}")
             folder.path.mkdir(parents=True)
@@ -34,7 +39,7 @@ def run(tmp_path):
                 for i, value in enumerate(values)
             ]
             folder.append_metrics(records)
-            folder.update_status(state="completed")
+            folder.update_status(state="pruned" if (arm, number) in cut else "completed")
     return run
 
 
@@ -125,3 +130,69 @@ def test_successive_halving_has_the_rungs_of_a_sweep(run):
     assert found[0].pruned > 0
     few = replay(run.path, [{"name": "asha", "reduction_factor": 5}], workers=1)[0]
     assert few.pruned <= 2  # the first four to arrive are never stopped, in either arm
+
+
+def crossing(count):
+    """Curves whose order at the end is not that at the first evaluation: those that start worst end best."""
+    order = [(7 * i + 3) % count for i in range(count)]
+    return [[10.0 + i, 10.0, float(count - i)] for i in order]
+
+
+MEDIAN = {"name": "median", "n_startup_trials": 2, "n_warmup_steps": 0}
+
+
+def cut_by_hand(curves, startup=2):
+    """The same curves as the median rule on one worker leaves them, and the numbers of those it cut."""
+    kept, completed, cut = [], [], []
+    for number, values in enumerate(curves):
+        length = len(values)
+        for index in range(len(values) - 1):
+            arrived = sum(len(other) > index for other in kept) + 1
+            judged = len(completed) >= startup and arrived >= 4
+            if judged and min(values[: index + 1]) > statistics.median(v[index] for v in completed):
+                length = index + 1
+                cut.append(number)
+                break
+        if length == len(values):
+            completed.append(values)
+        kept.append(values[:length])
+    return kept, cut
+
+
+def test_a_search_that_pruned_tells_no_regret(tmp_path):
+    """Recorded in full, the median pruner loses much; recorded under it, nobody can know what it lost."""
+    whole = {"a": crossing(40), "b": [[5.0, 4.0, 3.0 + i] for i in range(11)]}
+    kept, cut = cut_by_hand(whole["a"])
+    assert 0 < len(cut) < 40
+    full = replay(record(tmp_path, whole, "full").path, [{"name": "none"}, MEDIAN], workers=1)
+    assert full[0].regret == {"a": 0.0, "b": 0.0}
+    assert full[1].regret["a"] == min(values[-1] for values in kept if len(values) == 3) - 1 > 1  # the best is 1 ...
+    assert full[1].pruned == len(cut)
+    assert full[1].cut == full[1].beyond == {"a": 0, "b": 0}
+
+    short = record(tmp_path, whole | {"a": kept}, "short", {("a", number) for number in cut})
+    none, median = replays = replay(short.path, [{"name": "none"}, MEDIAN], workers=1)
+    assert none.curves == {"a": 40, "b": 11}
+    assert none.cut == median.cut == {"a": len(cut), "b": 0}
+    assert none.beyond == {"a": len(cut), "b": 0}  # without a pruner they all go on, nobody knows where to
+    assert median.beyond == {"a": 0, "b": 0}  # it stops each where it was stopped
+    assert none.regret == median.regret == {"a": None, "b": 0.0}
+    assert (median.steps, median.pruned, median.chosen) == (full[1].steps, len(cut), full[1].chosen)
+
+    lines = replay_lines(replays)
+    assert lines[1].split()[:5] == ["none", "≥", f"{none.steps:,}", "≥", "100%"]
+    assert lines[1].rstrip().endswith(f"{none.chosen['a']:.4g} or better (unknown)  3 (0.0%)")
+    assert lines[2].split()[:2] == ["median", "n_startup_trials=2"]
+    assert "≥" not in lines[2]
+    assert lines[-2].startswith(
+        f"{len(cut)} of 51 curves were cut short by the recorded search ({len(cut)} of 40 in a)"
+    )
+    assert lines[-1].endswith("of the steps: cannot be told from curves that were cut short.")
+    assert not any("cut short" in line or "≥" in line for line in replay_lines(full))
+
+
+def test_a_trial_that_was_stopped_by_hand_is_cut_short_too(run):
+    run.trial("b-search-4").update_status(state="stopped", cause="asked to stop")
+    (one,) = replay(run.path, [{"name": "none"}])
+    assert one.cut == one.beyond == {"a": 0, "b": 1}
+    assert one.regret == {"a": 0.0, "b": None}

@@ -77,8 +77,12 @@ def test_the_settings_reach_optuna():
 
 
 def proposals(settings, seed, number, count=4):
+    """What a sampler of a driver that starts at trial `number` proposes for it and those after it."""
     space = Space.from_dict({"optimizer.lr": {"low": 1e-4, "high": 1.0, "log": True}})
-    study = optuna.create_study(sampler=make_sampler(settings, seed, space, number))
+    study = optuna.create_study()
+    for _ in range(number):
+        study.ask()
+    study.sampler = make_sampler(settings, seed, space, number)
     return [suggest(study.ask(), space)["optimizer.lr"] for _ in range(count)]
 
 
@@ -86,6 +90,7 @@ def test_the_seed_decides_and_a_restart_does_not_repeat_itself():
     assert proposals({"name": "random"}, 5, 0) == proposals({"name": "random"}, 5, 0)
     assert proposals({"name": "random"}, 5, 0) != proposals({"name": "random"}, 7, 0)
     assert not set(proposals({"name": "random"}, 5, 0)) & set(proposals({"name": "random"}, 5, 4))
+    assert proposals({"name": "random"}, 5, 3, 1) == proposals({"name": "random"}, 5, 0)[3:]
 
 
 def test_a_quasi_random_sequence_goes_on_over_restarts():
@@ -140,7 +145,7 @@ ANY = lambda running, draw: draw.randrange(len(running))  # noqa: E731
 def test_configurations_follow_from_the_number_alone(name, seed):
     space = SPACE if name == "grid" else CONDITIONAL
     expected = configurations(name, space, seed, 1, OLDEST, 13)
-    for flight in (1, 2, 3, 5, 8):
+    for flight in range(1, 9):
         for pick in (OLDEST, NEWEST, ANY):
             assert configurations(name, space, seed, flight, pick, 13) == expected
     repeats = len(expected) - len({repr(sorted(params.items())) for params in expected})
@@ -164,6 +169,65 @@ def test_a_finite_space_is_gone_through_before_anything_repeats():
         assert all(point in half for point in grid(SPACE))
 
 
+LAYERS = Space.from_dict({"model.layers": [1, 2, 3], "model.planes": [5, 7], "optimizer.momentum": [0.0, 0.5]})
+
+
+@pytest.mark.parametrize("name", ["grid", "qmc"])
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        [{"model.layers": 2}],
+        [{"model.planes": 7, "model.layers": 3, "optimizer.momentum": 0}, {"model.planes": 7}],
+        [{"optimizer.momentum": 0.5}] * 6,
+    ],
+)
+def test_what_is_enqueued_in_part_takes_its_place_in_the_order(name, fixed):
+    """Every configuration comes once in 12, and once more in 24."""
+    study, found = optuna.create_study(), []
+    for given in fixed:
+        study.enqueue_trial(given)
+    for number in range(24):
+        study.sampler = make_sampler({"name": name}, 3, LAYERS, number)
+        found.append(suggest(study.ask(), LAYERS))
+        if number < len(fixed):
+            assert fixed[number].items() <= found[-1].items()
+    for half in (found[:12], found[12:]):
+        assert len({tuple(float(value) for value in params.values()) for params in half}) == 12
+
+
+def test_what_is_enqueued_twice_is_missing_nowhere():
+    study, found = optuna.create_study(), []
+    for _ in range(2):
+        study.enqueue_trial({"model.layers": 2, "model.planes": 5, "optimizer.momentum": 0.5})
+    for number in range(13):
+        study.sampler = make_sampler({"name": "grid"}, 3, LAYERS, number)
+        found.append(suggest(study.ask(), LAYERS))
+    assert found[0] == found[1]
+    assert len({tuple(params.values()) for params in found}) == 12
+
+
+def test_a_finite_logarithmic_range_is_searched_on_its_scale():
+    """Of 1 to 128, as much below 11.3 as above; in equal steps 9 of 10 would be above."""
+    space = Space.from_dict({"model.planes": {"low": 1, "high": 128, "log": True}})
+    planes = [params["model.planes"] for params in configurations("qmc", space, 3, 1, OLDEST, 16)]
+    assert len(set(planes)) == 16
+    assert 5 <= sum(value**2 < 128 for value in planes) <= 11
+
+
+def test_a_crash_in_the_middle_of_a_choice_changes_nothing():
+    """The parameters that were not yet drawn are those that would have been drawn."""
+    for name in ("random", "qmc"):
+        whole = configurations(name, CONDITIONAL, 5, 1, OLDEST, 7)
+        study = optuna.create_study()
+        for expected in whole:
+            study.sampler = make_sampler({"name": name}, 5, CONDITIONAL, len(study.trials))
+            trial = study.ask()
+            choice = CONDITIONAL.dimensions[0]
+            trial.suggest_categorical(choice.name, choice.encoded())
+            study.sampler = make_sampler({"name": name}, 5, CONDITIONAL, trial.number)  # another driver
+            assert suggest(optuna.trial.Trial(study, trial._trial_id), CONDITIONAL) == expected
+
+
 def test_what_is_enqueued_is_left_out_of_the_order_after_it():
     points = grid(SPACE)
     study = optuna.create_study()
@@ -175,6 +239,18 @@ def test_what_is_enqueued_is_left_out_of_the_order_after_it():
         chosen.append(optuna_params(SPACE, suggest(study.ask(), SPACE)))
     assert chosen[:2] == points[3:5]
     assert all(point in chosen for point in points)
+
+
+def test_optunas_own_arguments_of_a_quasi_random_search_are_taken():
+    settings = {"qmc_type": "halton", "scramble": False, "warn_independent_sampling": False}
+    assert not sampler_problems({"name": "qmc", **settings, "warn_asynchronous_seeding": False})
+    study = optuna.create_study(sampler=make_sampler({"name": "qmc", **settings}, 5, CONDITIONAL))
+    found = [
+        study.ask().suggest_float(CONDITIONAL.dimensions[0].branches[0].dimensions[0].name, 0.0, 27.0) for _ in range(5)
+    ]
+    assert found == pytest.approx(
+        [0.0, 9.0, 18.0, 3.0, 12.0]
+    )  # van der Corput's numbers in base 3: the second dimension
 
 
 @pytest.mark.parametrize(
@@ -209,6 +285,8 @@ def test_grid_trials_that_run_side_by_side_differ():
         ({"name": "random", "n": 3}, "saw 3, but random has no such argument; it has none"),
         ({"name": "tpe", "group": 1}, "search.sampler.group: saw 1, expected true or false"),
         ({"name": "tpe", "seed": 1}, "search.sampler.seed: saw 1, expected it as search.seed"),
+        ({"name": "qmc", "qmc_type": "lhs"}, "qmc_type: saw 'lhs', expected sobol or halton"),
+        ({"name": "qmc", "scramble": 1}, "search.sampler.scramble: saw 1, expected true or false"),
         ({"name": "tpe", "group": True, "multivariate": False}, "Optuna says: "),
         ({"name": "nsga2", "population_size": 1}, "Optuna says: "),
     ],

@@ -1,0 +1,170 @@
+"""What a sweep file asks for without effect: samplers that cannot learn in so few trials, pruners that stop nothing.
+
+Nothing here is wrong enough to refuse: the search runs, but is another one than its file seems to say.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from orchestrator.rungs import COMPARING, HALVING, completed, evaluations_at, fewest_arrivals, inner
+from orchestrator.samplers import argument
+from orchestrator.sections import Arm, Search, Sweep
+from orchestrator.space import Choice, Number, Space
+
+
+def notes(sweep: Sweep) -> list[str]:
+    """Sentences on the parts of a search that do nothing, or not what their names say; empty where all take effect."""
+    found = dict.fromkeys(_about_arrivals(sweep.search))
+    for arm in sweep.arms.values():
+        found |= dict.fromkeys([*_about_sampler(sweep.search, arm), *_about_pruner(sweep.search, arm)])
+    return [f"note: {sentence}" for sentence in found]
+
+
+def _about_sampler(search: Search, arm: Arm) -> Iterator[str]:
+    name = search.sampler["name"]
+    about = {"tpe": _about_startup, "gp": _about_startup, "cmaes": _about_covariance}
+    about |= dict.fromkeys(("nsga2", "nsga3"), _about_generations)
+    random = about[name](search, arm) if name in about else None
+    if random is not None:
+        yield random
+    elif name in ("gp", "cmaes", "nsga2", "nsga3") and (left := _at_random(arm.space, numbers_only=name == "cmaes")):
+        which = "ranges that are always open" if name == "cmaes" else "parameters that are always open"
+        yield f"{name} learns only {which}; drawn at random in arm {arm.name}: {', '.join(left)}. tpe learns these too."
+
+
+def _about_startup(search: Search, arm: Arm) -> str | None:
+    name, startup = search.sampler["name"], argument(search.sampler, "n_startup_trials")
+    if search.trials > startup or search.earlier is not None:
+        return None
+    return (
+        f"{name} draws its first {startup} trials at random (n_startup_trials), and search.trials is {search.trials}:"
+        " this is a random search."
+    )
+
+
+def _about_generations(search: Search, arm: Arm) -> str | None:
+    name, size = search.sampler["name"], argument(search.sampler, "population_size")
+    if search.trials <= size:
+        return (
+            f"{name} draws its first {size} trials at random (population_size), and search.trials is {search.trials}:"
+            " this is a random search."
+        )
+    count = sum(_varies(dimension) for dimension in arm.space.dimensions)
+    given = argument(search.sampler, "mutation_prob")
+    if (1 / max(1, count) if given is None else given) < 1:
+        return None
+    why = f"of which arm {arm.name} has {count} that is always open" if given is None else "as mutation_prob says"
+    return f"{name} mutates every parameter, {why}, and draws a mutated one at random: this is a random search."
+
+
+def _about_covariance(search: Search, arm: Arm) -> str | None:
+    count = sum(_varies(dimension) for dimension in arm.space.dimensions if isinstance(dimension, Number))
+    size = argument(search.sampler, "popsize") or 4 + math.floor(3 * math.log(count))
+    first = argument(search.sampler, "n_startup_trials") + size
+    if search.trials > first:
+        return None
+    return (
+        f"cmaes learns from populations of {size}, in arm {arm.name} first after {first} trials, and search.trials is"
+        f" {search.trials}: it never learns."
+    )
+
+
+def _varies(dimension: Number | Choice) -> bool:
+    return dimension.low < dimension.high if isinstance(dimension, Number) else len(dimension.values) > 1
+
+
+def _at_random(space: Space, *, numbers_only: bool) -> list[str]:
+    """The parameters that a sampler leaves to chance: those inside of choices, and choices where it takes numbers."""
+    found: dict[str, None] = {}
+    for dimension in space.dimensions:
+        if isinstance(dimension, Choice):
+            if numbers_only and _varies(dimension):
+                found[dimension.path] = None
+            for branch in dimension.branches:
+                found |= dict.fromkeys(_all(branch))
+    return list(found)
+
+
+def _all(space: Space) -> Iterator[str]:
+    for dimension in space.dimensions:
+        if _varies(dimension):
+            yield dimension.path
+        if isinstance(dimension, Choice):
+            for branch in dimension.branches:
+                yield from _all(branch)
+
+
+def _about_pruner(search: Search, arm: Arm) -> Iterator[str]:
+    evaluate, steps = arm.base["evaluate"], arm.base["train"]["steps"]
+    every = evaluate["every"]
+    settings = completed(search.pruner, every, steps)
+    extra = evaluations_at(search.pruner, every, steps, evaluate.get("at") and tuple(evaluate["at"])) or ()
+    judged = sorted({*range(every, steps, every), *(step for step in extra if 0 < step < steps)})
+    reason = never_stops(settings, judged, search.trials, fewest_arrivals(search.pruner, search.min_arrivals))
+    if reason is not None:
+        yield f"{settings['name']} stops nothing in arm {arm.name}: {reason}."
+    elif settings["name"] == "patient" and inner(settings) is None:
+        yield (
+            "patient without a wrapped_pruner stops a trial that has become worse than it was, never one that stays as"
+            " it is: a plateau goes on to the end."
+        )
+
+
+def never_stops(settings: Mapping[str, Any], judged: Sequence[int], trials: int, fewest: int) -> str | None:
+    """Why a pruner can stop no trial, or None where it can.
+
+    `judged` are the steps of the evaluations before the last, rising; `fewest` is how many of the `trials` must have
+    come to a step before one is stopped there.
+    """
+    name = settings["name"]
+    if name == "none":
+        return None
+    if not judged:
+        return "no evaluation comes before the last step"
+    if name == "patient":
+        needed = settings["patience"] + 2
+        if len(judged) < needed:
+            return f"patience {needed - 2} needs {needed} evaluations before the last, of which there are {len(judged)}"
+        wrapped = inner(settings)
+        return None if wrapped is None else never_stops(wrapped, judged, trials, fewest)
+    if name in ("median", "percentile", "threshold") and judged[-1] < (warmup := argument(settings, "n_warmup_steps")):
+        return f"n_warmup_steps is {warmup}, and the last evaluation that it judges is at step {judged[-1]}"
+    if name == "wilcoxon" and len(judged) < (needed := max(2, argument(settings, "n_startup_steps"))):
+        return f"it needs {needed} evaluations before the last, of which there are {len(judged)}"
+    return _too_few_trials(settings, trials, fewest)
+
+
+def _too_few_trials(settings: Mapping[str, Any], trials: int, fewest: int) -> str | None:
+    name, have = settings["name"], f"and search.trials is {trials}"
+    if name in ("median", "percentile") and trials <= (needed := waits_for(settings)):
+        return f"it waits for {needed} completed trials (n_startup_trials, n_min_trials), {have}"
+    if name in COMPARING and trials < fewest:
+        return f"{fewest} trials must have come to a step before one is stopped there (min_arrivals), {have}"
+    alone = name in HALVING and argument(settings, "bootstrap_count") > 0  # stops the first that come to a rung
+    if name in (*COMPARING, "wilcoxon") and trials < 2 and not alone:
+        return f"it compares trials, {have}"
+    return None
+
+
+def waits_for(settings: Mapping[str, Any]) -> int:
+    """How many trials must have completed before a median or percentile pruner stops one."""
+    return max(1, argument(settings, "n_startup_trials"), argument(settings, "n_min_trials"))
+
+
+def _about_arrivals(search: Search) -> Iterator[str]:
+    given, settings = search.min_arrivals, search.pruner
+    if given is None:
+        return
+    if settings["name"] == "patient":
+        settings = inner(settings) or settings
+    name = settings["name"]
+    if name not in COMPARING:
+        yield f"min_arrivals does nothing with pruner {name}, which does not compare trials at a step."
+    elif name not in HALVING:
+        needed = waits_for(settings)
+        if max(given, fewest_arrivals(settings, None)) <= needed + 1:  # else it is in place of the usual number
+            yield (
+                f"min_arrivals {given} does nothing: {name} itself waits for {needed} completed trials"
+                " (n_startup_trials, n_min_trials), which have come to every step."
+            )
