@@ -32,7 +32,8 @@ def answer(results: Results) -> Answer:
     if absent:
         qualifier.append(f"No completed final for {', '.join(absent)}.")
     qualifier += _second_opinions(results, found)
-    return Answer(_sentence(found, bool(absent)), " ".join(qualifier), found.leader)
+    sentences = [_sentence(compare(results, metric), bool(absent)) for metric in results.metrics[: results.objectives]]
+    return Answer(" ".join(sentences), " ".join(qualifier), found.leader)
 
 
 def _spread(results: Results, found: Comparison) -> str:
@@ -103,7 +104,7 @@ def _or(words: Sequence[str]) -> str:
 def _second_opinions(results: Results, found: Comparison) -> list[str]:
     """What the other metrics say of the first two arms, each by its own test; nothing where it cannot be tested."""
     said = []
-    for metric in results.metrics[1:] if len(found.order) > 1 and not found.why else ():
+    for metric in results.metrics[results.objectives :] if len(found.order) > 1 and not found.why else ():
         second = compare(results, metric)
         first, last = found.order[:2]
         pair, ours = second.pair(first, last), found.pair(first, last)

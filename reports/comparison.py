@@ -9,6 +9,7 @@ import pandas as pd
 
 from orchestrator.objectives import least_side
 from orchestrator.runs import Run
+from reports.pareto import chosen_note
 from reports.protocols import labels, separated
 from reports.results import (
     STAGES,
@@ -21,6 +22,7 @@ from reports.results import (
     differing_protocols,
     finite,
     last_record,
+    last_value,
     ranked,
     summarise,
     untrained,
@@ -38,7 +40,8 @@ def comparison(results: Results) -> Table:
     """Table 1 of the sweep: a row for each arm, search and final values in columns of their own."""
     rows, shown, notes = [], [], []
     found, objective = compare(results), results.objective
-    leader = found.leader
+    others = results.metrics[1 : results.objectives]
+    leaders = {metric: compare(results, metric).leader for metric in results.metrics[: results.objectives]}
     infinite = f"Of ∞ samples {objective.label}"
     any_infinite = any(extrapolated(chosen_finals(results, arm), objective.name) for arm in results.arms)
     search_samples = {
@@ -55,6 +58,9 @@ def comparison(results: Results) -> Table:
             {
                 "Arm": arm,
                 search_column: rounded(row["search_value"]),
+                **{
+                    f"Search {m.label}, same trial": rounded(last_value(best, m.name) if best else None) for m in others
+                },
                 f"Final {objective.label}": plus_minus(summaries[objective]),
                 "95 % interval": _interval_text(summaries[objective], objective),
                 **({infinite: plus_minus(extrapolated(finals, objective.name))} if any_infinite else {}),
@@ -93,8 +99,10 @@ def comparison(results: Results) -> Table:
         )
     notes.append(
         f"± is the sample standard deviation over seeds, rounded up; the interval is that of the mean (Student's t). "
-        f"{results.hours_unit}: search and finals together." + (" Bold: better, as tested below." if leader else "")
+        f"{results.hours_unit}: search and finals together."
+        + (" Bold: better, as tested below." if any(leaders.values()) else "")
     )
+    notes += [chosen_note(results)] if others else []
     notes += [*_cut_note(results), *_size_notes(results)]
     if not objective.comparable and len(found.order) > 1:
         notes.append(f"No verdict: {found.why}.")
@@ -108,7 +116,7 @@ def comparison(results: Results) -> Table:
         "Configuration",
         ("Seeds", "Steps", "Samples", "Reference"),
         tuple(notes),
-        frozenset({(results.arms.index(leader), f"Final {objective.label}")} if leader else ()),
+        frozenset((results.arms.index(arm), f"Final {metric.label}") for metric, arm in leaders.items() if arm),
     )
 
 

@@ -27,7 +27,7 @@ def parallel_figures(results: Results, folder: Path) -> dict[str, Figure]:
         found = [outcome for outcome in outcomes(results, arm) if outcome.value is not None]
         chart = parallel_chart(found, results.objective, color(index)[0]) if len(found) >= FEWEST else None
         if chart is not None:
-            name = f"parallel-{arm}"
+            name = f"parallel-{arm}{results.suffix}"
             figures[arm] = Figure(name, f"{arm}: configurations", caption(found), write_chart(chart, name, folder))
     return figures
 

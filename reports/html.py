@@ -68,9 +68,9 @@ def write_page(results: Results, folder: Path) -> Path:
         progress=progress(results),
         tables=shown,
         figures=learning_figures(results, folder),
-        search=[*pareto_figures(results, folder), *search_figures(results, folder)],
-        parallel=parallel_figures(results, folder),
-        effects=effect_figures(results, folder),
+        search=[*pareto_figures(results, folder), *(f for view in results.views for f in search_figures(view, folder))],
+        parallel=[parallel_figures(view, folder) for view in results.views],
+        effects=[effect_figures(view, folder) for view in results.views],
         caution=curve_caution(results),
         real=picture(results.real, "real", "held-out data"),
         galleries=[gallery(results, arm) for arm in results.arms],
@@ -84,17 +84,18 @@ def write_page(results: Results, folder: Path) -> Path:
         date=datetime.fromtimestamp(results.created, UTC).strftime("%-d %B %Y") if results.created else None,
     )
     write_bytes(folder / "index.html", page.encode(), sync=False)
-    write_bytes(
-        folder / "answer.md", answer_text(results, [shown["comparison"], shown["verdicts"]]).encode(), sync=False
-    )
+    said = [shown["comparison"], *(shown[f"verdicts{view.suffix}"] for view in results.views)]
+    write_bytes(folder / "answer.md", answer_text(results, said).encode(), sync=False)
     return folder / "index.html"
 
 
 def all_tables(results: Results) -> list[Table]:
     """Every table of the report, in the order of the page."""
     tops = [top_configurations(results, arm) for arm in results.arms]
-    search = [verdict_table(results), budget_table(results)]
-    search += [table(results, arm) for arm in results.arms for table in (importance_table, choice_table)]
+    search = [table(view) for view in results.views for table in (verdict_table, budget_table)]
+    search += [
+        table(view, arm) for view in results.views for arm in results.arms for table in (importance_table, choice_table)
+    ]
     rest = [tables.counts, tables.incidents, tables.cost, tables.plan_and_actual, tables.provenance]
     rest += [tables.reproduction, tables.trials]
     return [

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,10 +53,21 @@ class Results:
     resources: dict[str, float] = field(default_factory=dict)  # of one trial: cpu, gpu
     plan: dict[str, Any] = field(default_factory=dict)  # plan.json; empty where there is none
     objectives: int = 1  # how many of the metrics, from the first on
+    suffix: str = ""  # of the names of tables and figures that look at another objective than the first
 
     @property
     def objective(self) -> Metric:
         return self.metrics[0]
+
+    @property
+    def views(self) -> list["Results"]:
+        """These results by each objective alone, for tables and figures that show one: that objective first."""
+        found = []
+        for metric in self.metrics[: self.objectives]:
+            others = [other for other in self.metrics if other is not metric]
+            suffix = "" if metric is self.objective else f"-{metric.name}"
+            found.append(replace(self, metrics=[metric, *others], objectives=1, suffix=suffix))
+        return found
 
     @property
     def hours_unit(self) -> str:

@@ -24,14 +24,29 @@ def search_figures(results: Results, folder: Path) -> list[Figure]:
     """Figures of the search over all arms; their files are written to `folder`."""
     metric, found = results.objective, {arm: outcomes(results, arm) for arm in results.arms}
     drawings = [
-        ("search-order", f"{metric.name} of every search trial in order", order_chart(found, metric), ORDER),
-        ("search-budget", f"Best {metric.name} of a smaller budget", budget_chart(found, metric), BUDGET),
-        ("search-robustness", f"{metric.name} over all configurations", robustness_chart(found, metric), ROBUSTNESS),
+        (
+            f"search-order{results.suffix}",
+            f"{metric.name} of every search trial in order",
+            order_chart(found, metric),
+            ORDER,
+        ),
+        (
+            f"search-budget{results.suffix}",
+            f"Best {metric.name} of a smaller budget",
+            budget_chart(found, metric),
+            BUDGET,
+        ),
+        (
+            f"search-robustness{results.suffix}",
+            f"{metric.name} over all configurations",
+            robustness_chart(found, metric),
+            ROBUSTNESS,
+        ),
     ]
     return [
-        Figure(name, title, caption, write_chart(chart, name, folder))
+        Figure(name + results.suffix, title, caption, write_chart(chart, name + results.suffix, folder))
         if chart is not None
-        else Figure(name, title, f"{title}: no search trial has completed yet.", None)
+        else Figure(name + results.suffix, title, f"{title}: no search trial has completed yet.", None)
         for name, title, chart, caption in drawings
     ]
 
@@ -51,8 +66,8 @@ def effect_figures(results: Results, folder: Path) -> dict[str, Figure]:
         found = [outcome for outcome in outcomes(results, arm) if outcome.value is not None]
         chart = effect_chart(found, results.objective, color(index)[0]) if len(found) >= FEWEST else None
         if chart is not None:
-            name = f"effects-{arm}"
-            title = f"{arm}: effect of each parameter"
+            name = f"effects-{arm}{results.suffix}"
+            title = f"{arm}: effect of each parameter" + (f" on {results.objective.name}" if results.suffix else "")
             figures[arm] = Figure(name, title, EFFECTS, write_chart(chart, name, folder))
     return figures
 

@@ -28,7 +28,7 @@ def verdict_table(results: Results) -> Table:
     frame = pd.DataFrame(shown)
     words = ("Pair", "Verdict", "Has the other's final score")
     title = "Is the difference more than the spread of seeds?"
-    return Table("verdicts", title, data, frame, words, notes=tuple(verdict_notes(found)))
+    return Table(f"verdicts{results.suffix}", title, data, frame, words, notes=tuple(verdict_notes(found)))
 
 
 def _verdict_text(verdict: Verdict, name: str) -> dict[str, str]:
@@ -83,7 +83,7 @@ def budget_table(results: Results) -> Table:
         rows.append(row)
         shown.append(text)
     title = f"Best {results.objective.name} of n search trials: median, and 10 % to 90 % of all draws"
-    return Table("budget", title, pd.DataFrame(rows), pd.DataFrame(shown), ())
+    return Table(f"budget{results.suffix}", title, pd.DataFrame(rows), pd.DataFrame(shown), ())
 
 
 def top_configurations(results: Results, arm: str, count: int = TOP) -> Table:
@@ -127,9 +127,11 @@ def importance_table(results: Results, arm: str) -> Table:
         if found
         else ""
     )
-    title = f"{arm}: parameter importance"
+    title = f"{arm}: parameter importance" + (f" for {results.objective.name}" if results.suffix else "")
     notes = (note,) if note else ()
-    return Table(f"importance-{arm}", title, pd.DataFrame(rows), pd.DataFrame(shown), ("Parameter",), notes=notes)
+    return Table(
+        f"importance-{arm}{results.suffix}", title, pd.DataFrame(rows), pd.DataFrame(shown), ("Parameter",), notes=notes
+    )
 
 
 def choice_table(results: Results, arm: str) -> Table:
@@ -155,7 +157,9 @@ def choice_table(results: Results, arm: str) -> Table:
         notes.append("The sampler returns to values that did well and other parameters vary too: no controlled test.")
     title = f"{arm}: {metric.name} of its search trials by value of each parameter"
     words = ("Parameter", "Value")
-    return Table(f"choices-{arm}", title, pd.DataFrame(rows), pd.DataFrame(shown), words, notes=tuple(notes))
+    return Table(
+        f"choices-{arm}{results.suffix}", title, pd.DataFrame(rows), pd.DataFrame(shown), words, notes=tuple(notes)
+    )
 
 
 def by_value(found: Sequence[Outcome], name: str) -> dict[Any, list[float | None]]:

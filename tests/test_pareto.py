@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 from orchestrator.runs import RunFolder
+from reports.comparison import comparison
 from reports.html import write_report
 from reports.pareto import pareto_figures, pareto_table
 from reports.results import ranked, read_results
@@ -81,3 +82,24 @@ def test_with_one_objective_there_is_no_front(tmp_path):
     results = read_results(tmp_path)
     assert pareto_figures(results, tmp_path) == []
     assert pareto_table(results).data.empty
+
+
+def test_every_objective_has_its_sentence_its_verdicts_and_its_figures(tmp_path):
+    two_objectives(tmp_path)
+    folder = RunFolder(tmp_path)
+    for place, arm in enumerate(("pixelcnn", "pixeliqn")):
+        for seed in range(3):
+            scores = {"fd_lite0": 5 + 7 * place + 0.1 * seed, "is_lite0_mean": 1.5 + 0.5 * place + 0.01 * seed}
+            record = {"step": 11, "samples": 17, "seconds": 1.0, **scores}
+            write_trial(folder, arm, "final", seed, [record], seed=seed, source=2)
+    page = write_report(tmp_path).read_text()
+    said = (tmp_path / "report" / "answer.md").read_text()
+    assert "pixelcnn reaches the lower fd_lite0" in said
+    assert "pixeliqn reaches the higher is_lite0_mean" in said
+    assert "Ahead in is_lite0_mean by" in said
+    assert "ranks them the same way" not in said  # an objective is no second opinion
+    for name in ("verdicts", "verdicts-is_lite0_mean", "budget-is_lite0_mean", "search-order-is_lite0_mean"):
+        assert list((tmp_path / "report").glob(f"{name}.*")), name
+    strong = comparison(read_results(tmp_path)).strong
+    assert strong == {(0, "Final fd_lite0 ↓"), (1, "Final is_lite0_mean ↑")}
+    assert "is_lite0_mean of every search trial in order" in page
