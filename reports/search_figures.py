@@ -24,24 +24,9 @@ def search_figures(results: Results, folder: Path) -> list[Figure]:
     """Figures of the search over all arms; their files are written to `folder`."""
     metric, found = results.objective, {arm: outcomes(results, arm) for arm in results.arms}
     drawings = [
-        (
-            f"search-order{results.suffix}",
-            f"{metric.name} of every search trial in order",
-            order_chart(found, metric),
-            ORDER,
-        ),
-        (
-            f"search-budget{results.suffix}",
-            f"Best {metric.name} of a smaller budget",
-            budget_chart(found, metric),
-            BUDGET,
-        ),
-        (
-            f"search-robustness{results.suffix}",
-            f"{metric.name} over all configurations",
-            robustness_chart(found, metric),
-            ROBUSTNESS,
-        ),
+        ("search-order", f"{metric.name} of every search trial in order", order_chart(found, metric), ORDER),
+        ("search-budget", f"Best {metric.name} of a smaller budget", budget_chart(found, metric), BUDGET),
+        ("search-robustness", f"{metric.name} over all configurations", robustness_chart(found, metric), ROBUSTNESS),
     ]
     return [
         Figure(name + results.suffix, title, caption, write_chart(chart, name + results.suffix, folder))
