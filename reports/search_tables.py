@@ -27,7 +27,8 @@ def verdict_table(results: Results) -> Table:
     data = pd.DataFrame([verdict._asdict() for verdict in found.pairs], columns=list(Verdict._fields))
     frame = pd.DataFrame(shown)
     words = ("Pair", "Verdict", "Has the other's final score")
-    title = "Is the difference more than the spread of seeds?"
+    which = f" in {results.objective.name}" if results.suffix else ""
+    title = f"Is the difference{which} more than the spread of seeds?"
     return Table(f"verdicts{results.suffix}", title, data, frame, words, notes=tuple(verdict_notes(found)))
 
 
