@@ -58,14 +58,12 @@ def sweep(
     Example: aiqn sweep sweeps/quickstart.yaml --set search.trials=2
     """
     with plain_errors():
-        from orchestrator.continuing import check_continues
-        from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
-        loaded = load_sweep(file, set_ or (), check_data=not dry_run)
+        loaded = load_sweep(file, set_ or ())
         if dry_run:
-            check_continues(RunFolder(runs / loaded.name), loaded)
-            describe(loaded, runs)
+            continued = continued_by(loaded, runs)
+            describe(loaded, runs, continued)
             return
         within_budget(loaded, runs, yes)
         from orchestrator.live import view_for
@@ -94,13 +92,11 @@ def plan(
     """
     with plain_errors():
         from orchestrator import plan as planning
-        from orchestrator.continuing import check_continues
         from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
-        loaded = load_sweep(file, set_ or (), check_data=calibrate)
-        run = RunFolder(runs / loaded.name)
-        check_continues(run, loaded)
+        loaded = load_sweep(file, set_ or ())
+        run, continued = RunFolder(runs / loaded.name), continued_by(loaded, runs)
         rates, basis = planning.stored_rates(run, loaded)
         if calibrate:
             rates, basis = calibrated(loaded)
@@ -108,7 +104,8 @@ def plan(
             rates, basis = planning.rates_of_run(source, loaded), f"the times recorded in {source}"
         made = planning.make_plan(loaded, rates, basis, gpus)
         planning.store_plan(run, made, rates)
-        print("\n".join([*planning.plan_lines(made), *planning.over_budget(made, loaded)]))
+        lines = [*planning.plan_lines(made), *planning.over_budget(made, loaded)]
+        print("\n".join(lines + ([continued] if continued else [])))
         print_notes(loaded)
         if calibrate and loaded.resources.gpu:
             from orchestrator.calibration import packing_advice
@@ -348,8 +345,17 @@ def within_budget(loaded: "Sweep", runs: Path, yes: bool) -> None:
     typer.confirm("Start anyway?", abort=True, err=True)
 
 
-def describe(loaded: "Sweep", runs: Path) -> None:
-    """Print what a sweep would run."""
+def continued_by(loaded: "Sweep", runs: Path) -> str:
+    """What of a run folder a start would go on with, in words; raises RunFolderError where it would be refused."""
+    from orchestrator.continuing import check_continues, continuation
+    from orchestrator.runs import RunFolder
+
+    run = RunFolder(runs / loaded.name)
+    return continuation(run, check_continues(run, loaded).before, loaded)
+
+
+def describe(loaded: "Sweep", runs: Path, continued: str) -> None:
+    """Print what a sweep would run, and what of it is there already."""
     print(f"{loaded.name}: {loaded.question}")
     print(f"run folder  {runs / loaded.name}")
     for arm in loaded.arms.values():
@@ -359,6 +365,8 @@ def describe(loaded: "Sweep", runs: Path) -> None:
             finals = loaded.final.top * len(loaded.final.seeds)
             print(f", then {finals} finals of {loaded.final.steps} steps", end="")
         print()
+    if continued:
+        print(continued)
     print_notes(loaded)
     print("Nothing was run (--dry-run).")
 

@@ -45,7 +45,7 @@ def load_sweep(
     check_configurations(document, own, arms)
     if check_data:
         check_data_is_there(document, arms)
-        check_weights_are_there(document, arms)
+        check_weights_are_there(document, own, arms)
     if document.mistakes:
         raise SweepError(document.mistakes)
     sections = {name: getattr(own, name) for name in OwnSections.model_fields}
