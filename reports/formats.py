@@ -1,11 +1,10 @@
 """Tables as files: CSV and Parquet with full precision, Markdown and LaTeX as people read them."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from orchestrator.runs import write_bytes
 from reports.tables import Table
@@ -34,12 +33,16 @@ def to_csv(table: Table) -> str:
 
     Text that a spreadsheet would run as a formula begins with an apostrophe, which spreadsheets take for "text".
     """
-    data = table.data if len(table.data.columns) else pd.DataFrame(columns=list(table.shown.columns))
-    return data.map(_harmless).rename(columns=_harmless).to_csv(index=False, lineterminator="\n")
+    return table.data.map(_harmless).rename(columns=_harmless).to_csv(index=False, lineterminator="\n")
+
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """The value; text with an apostrophe before it where it is a formula, which text that is a number is not."""
+    runs = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if runs and not NUMBER.fullmatch(value) else value
 
 
 def to_parquet(table: Table) -> bytes:
@@ -57,7 +60,7 @@ def to_parquet(table: Table) -> bytes:
 def to_markdown(table: Table) -> str:
     """A pipe table with its notes below."""
     if table.shown.empty:
-        return f"{table.title}: none.\n"
+        return f"{markdown(table.title)}: none.\n"
     columns = list(table.shown.columns)
     rule = [":--" if column in table.text else "--:" for column in columns]
     cells = _cells(table, markdown, lambda text: f"**{text}**")
@@ -68,13 +71,17 @@ def to_markdown(table: Table) -> str:
 
 MARKDOWN = {
     "&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " ",
-    **{symbol: f"\\{symbol}" for symbol in "\\|[]`*"},
+    **{symbol: f"\\{symbol}" for symbol in "\\|[]`*~"},
 }  # fmt: skip
+# An underscore inside a word is no emphasis. What begins an address becomes a link, and what begins a line a list.
+AT_PLACES = re.compile(r"(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|^[-+#](?=[#\s])", re.IGNORECASE)
+NUMBERED = re.compile(r"^(\d+)(?=[.)]\s)")
 
 
 def markdown(text: str) -> str:
     """Text with everything escaped that would be HTML, a link, code, emphasis, or the end of a cell or line."""
-    return "".join(MARKDOWN.get(character, character) for character in text)
+    escaped = "".join(MARKDOWN.get(character, character) for character in text)
+    return NUMBERED.sub(r"\1\\", AT_PLACES.sub(r"\\\g<0>", escaped))
 
 
 LATIN_END = 0x180  # letters before it are known to pdflatex
@@ -96,7 +103,7 @@ def latex(text: str) -> str:
 def to_latex(table: Table) -> str:
     """A booktabs tabular in a table environment."""
     if table.shown.empty:
-        return f"% {table.title}: none\n"
+        return f"% {latex(table.title)}: none\n"
     columns = list(table.shown.columns)
     cells = [[latex(column) for column in columns], *_cells(table, latex, lambda text: rf"\textbf{{{text}}}")]
     rows = [" & ".join(line) + r" \\" for line in cells]
