@@ -1,5 +1,6 @@
 """The `aiqn` command: each command parses, calls one function and prints. Heavy imports happen inside."""
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -118,7 +119,7 @@ def report(
     source: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or mlflow:EXPERIMENT.")],
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; else RUN/report or report-NAME.")] = None,
     uri: Annotated[
-        str | None, typer.Option(metavar="URI", help="MLflow's store; else $MLFLOW_TRACKING_URI or runs/NAME.")
+        str | None, typer.Option(metavar="URI", help="MLflow's store; else that of runs/NAME or $MLFLOW_TRACKING_URI.")
     ] = None,
 ) -> None:
     """Write the tables, curves and the page of a run, finished or not, from its folder or from MLflow.
@@ -346,12 +347,15 @@ def within_budget(loaded: "Sweep", runs: Path, yes: bool) -> None:
 
 
 def continued_by(loaded: "Sweep", runs: Path) -> str:
-    """What of a run folder a start would go on with, in words; raises RunFolderError where it would be refused."""
+    """What a start would go on with, and where MLflow is; "" for nothing, RunFolderError where it would be refused."""
     from orchestrator.continuing import check_continues, continuation
     from orchestrator.runs import RunFolder
+    from orchestrator.stores import choose, note
 
     run = RunFolder(runs / loaded.name)
-    return continuation(run, check_continues(run, loaded).before, loaded)
+    before = check_continues(run, loaded).before
+    said = (continuation(run, before, loaded), note(choose(loaded.tracking.uri, before, os.environ), os.environ))
+    return "\n".join(filter(None, said))
 
 
 def describe(loaded: "Sweep", runs: Path, continued: str) -> None:
@@ -382,12 +386,14 @@ def print_notes(loaded: "Sweep") -> None:
 def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
     """Print the comparison table and where the page is; exit with what became of the sweep."""
     from orchestrator.runs import RunFolder, read_json
+    from orchestrator.stores import kept
 
     table = folder / "report" / "comparison.md"
     if table.exists():
         print(f"\n{loaded.question}\n\n{table.read_text()}")
     print(f"report  {folder / 'report' / 'index.html'}")
-    print(f"MLflow  aiqn ui {folder}")
+    store = kept(RunFolder(folder).read_sweep())
+    print(f"MLflow  {store.uri if store.served else f'aiqn ui {folder}'}")
     mirror = read_json(RunFolder(folder).mirror) or {}
     if mirror.get("error"):
         print(f"MLflow is behind ({mirror['error']}); run the same command again to catch up.", file=sys.stderr)

@@ -74,7 +74,9 @@ def _own_sections(document: Document, arms: dict[str, Arm]) -> OwnSections:
     except ValidationError as error:
         good: dict[Any, Any] = {"name": "unnamed", **{k: v for k, v in given.items() if k in OwnSections.model_fields}}
         for detail in error.errors(include_url=False):
-            document.complain(_dotted_path(detail["loc"], given), _message(detail))
+            path = _dotted_path(detail["loc"], given)
+            if all(mistake.path != path for mistake in document.mistakes):  # such as a variable that is not there
+                document.complain(path, _message(detail))
             section, *keys = detail["loc"]
             if keys and section in good:
                 good[section] = {key: value for key, value in good[section].items() if key != keys[0]}
