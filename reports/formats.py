@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from orchestrator.runs import write_bytes
 from reports.tables import Table
 
@@ -33,7 +35,13 @@ def to_csv(table: Table) -> str:
 
     Text that a spreadsheet would run as a formula begins with an apostrophe, which spreadsheets take for "text".
     """
-    return table.data.map(_harmless).rename(columns=_harmless).to_csv(index=False, lineterminator="\n")
+    return csv_text(table.data)
+
+
+def csv_text(data: pd.DataFrame) -> str:
+    """`to_csv` of a frame."""
+    words = {name: data[name].map(_harmless) for name in data.select_dtypes(exclude="number").columns}
+    return data.assign(**words).rename(columns=_harmless).to_csv(index=False, lineterminator="\n")
 
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -47,7 +55,12 @@ def _harmless(value: Any) -> Any:
 
 def to_parquet(table: Table) -> bytes:
     """The same values with their types; columns that mix words and numbers hold words."""
-    data = table.data.copy()
+    return parquet_bytes(table.data)
+
+
+def parquet_bytes(data: pd.DataFrame) -> bytes:
+    """`to_parquet` of a frame."""
+    data = data.copy()
     for column in data.select_dtypes(object).columns:
         kinds = {type(value) for value in data[column] if value is not None and value == value}
         if len(kinds) > 1:
