@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.runs import write_bytes
+from reports.latex import to_latex
 from reports.tables import Table
 
 
@@ -95,44 +96,3 @@ def markdown(text: str) -> str:
     """Text with everything escaped that would be HTML, a link, code, emphasis, or the end of a cell or line."""
     escaped = "".join(MARKDOWN.get(character, character) for character in text)
     return NUMBERED.sub(r"\1\\", AT_PLACES.sub(r"\\\g<0>", escaped))
-
-
-LATIN_END = 0x180  # letters before it are known to pdflatex
-LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "--", "…": r"\ldots{}", "∞": r"$\infty$",
-    "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "−": "$-$", "·": r"$\cdot$", "→": r"$\rightarrow$", "–": "--",
-    "κ": r"$\kappa$", "τ": r"$\tau$", "σ": r"$\sigma$", "ρ": r"$\rho$", "\n": " ", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}",
-    **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
-}  # fmt: skip
-
-
-def latex(text: str) -> str:
-    """Text with everything escaped that LaTeX would read as a command; "?" for letters that pdflatex does not know."""
-    return "".join(LATEX.get(character, character if ord(character) < LATIN_END else "?") for character in text)
-
-
-def to_latex(table: Table) -> str:
-    """A booktabs tabular in a table environment."""
-    if table.shown.empty:
-        return f"% {latex(table.title)}: none\n"
-    columns = list(table.shown.columns)
-    cells = [[latex(column) for column in columns], *_cells(table, latex, lambda text: rf"\textbf{{{text}}}")]
-    rows = [" & ".join(line) + r" \\" for line in cells]
-    alignment = "".join("l" if column in table.text else "r" for column in columns)
-    notes = "".join(f" {latex(note)}" for note in table.notes)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex(table.title)}.{notes}}}",
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\toprule",
-        rows[0],
-        r"\midrule",
-        *rows[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"

@@ -44,8 +44,8 @@ def write_report(source: Path | str, to: Path | str | None = None, uri: str | No
     """Write the report of a run folder into its `report` folder, or into `to`; returns the path of index.html.
 
     `source` may also be "mlflow:EXPERIMENT" with `uri` its tracking store; then `to` is report-EXPERIMENT by default.
-    Tables as CSV, Parquet, Markdown and LaTeX, figures as SVG, PNG and PDF, and curves.csv lie beside it. The same source
-    gives the same bytes. Raises RunFolderError where there is no such source or it cannot be read.
+    Tables as CSV, Parquet, Markdown and LaTeX, figures as SVG, PNG and PDF, and curves.csv lie beside it. The same
+    source gives the same bytes. Raises RunFolderError where there is no such source or it cannot be read.
     """
     if not str(source).startswith("mlflow:"):
         return write_page(read_results(source), Path(to) if to else RunFolder(Path(source)).report)

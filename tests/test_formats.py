@@ -10,34 +10,10 @@ from markdown_it import MarkdownIt
 from run_folders import PageReader, write_sweep
 
 from orchestrator.runs import RunFolder
-from reports.comparison import comparison
-from reports.formats import latex, markdown, to_csv, to_markdown, to_parquet
+from reports.formats import markdown, to_csv, to_markdown, to_parquet
 from reports.html import all_tables, write_report
 from reports.results import read_results
 from reports.tables import Table
-
-
-def test_markdown_and_latex_hold_the_same_cells(finished: RunFolder) -> None:
-    table = comparison(read_results(finished.path))
-    lines = (finished.report / "comparison.md").read_text().splitlines()
-    pipes = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
-    source = (finished.report / "comparison.tex").read_text()
-    body = re.search(r"\\toprule\n(.*)\\bottomrule", source, re.DOTALL)
-    alignment = re.search(r"\\begin\{tabular\}\{([lr]+)\}", source)
-    assert body
-    assert alignment
-    plain = body[1].replace(r"\midrule" + "\n", "").replace(r"\_", "_").replace(r"\%", "%").replace(r"$\pm$", "±")
-    plain = re.sub(r"\\textbf\{([^}]*)\}", r"**\1**", plain).replace(r"$\downarrow$", "↓").replace(r"$\uparrow$", "↑")
-    cells = [line.removesuffix(r" \\").split(" & ") for line in plain.strip().splitlines()]
-    assert cells == [pipes[0], *pipes[2:]]
-    assert len(alignment[1]) == len(cells[0]) == len(table.shown.columns)
-    assert "**61.02 ± 0.57**" in cells[2]
-
-
-def test_latex_escapes_every_special_character() -> None:
-    assert latex(r"a_b%c&d#e$f{g}~^\ ±") == (
-        r"a\_b\%c\&d\#e\$f\{g\}\textasciitilde{}\textasciicircum{}\textbackslash{} $\pm$"
-    )
 
 
 def test_the_same_run_folder_gives_the_same_bytes(finished: RunFolder, tmp_path: Path) -> None:
@@ -136,8 +112,3 @@ def test_markdown_holds_no_html_no_link_and_one_line_for_each_row() -> None:
     assert rows[6] == "| &lt;b&gt;&amp; | 7.0 |"
     assert rows[7] == r"| \[x\](y)\`\* | 11.0 |"
     assert lines[-1] == r"a \[note\](x)"
-
-
-def test_latex_knows_every_sign_of_our_tables_and_replaces_what_it_does_not_know() -> None:
-    assert latex("∞ × ≤ ≥ κ é") == r"$\infty$ $\times$ $\leq$ $\geq$ $\kappa$ é"
-    assert latex("名\n|") == r"? \textbar{}"
