@@ -247,7 +247,7 @@ class Mirror:
             if known.lifecycle_stage == "deleted":
                 self._restore(known.experiment_id)
             return known.experiment_id
-        local = kept(self.sweep).uri is None
+        local = not kept(self.sweep).served  # a database alone would put them into the folder it is written from
         location = (self.run.path.resolve() / "artifacts").as_uri() if local else None
         # The kind opens MLflow's page of training runs rather than that of language models.
         return self.client.create_experiment(
