@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep test chaos cluster bench lint clean
+.PHONY: sweep test chaos cluster latex bench lint clean
 
 sweep: .venv/installed
 	$(BIN)/aiqn sweep sweeps/quickstart.yaml
@@ -23,6 +23,12 @@ cluster: .venv/installed
 		|| (apt-get update -qq && apt-get install -qq -y iproute2 slurm-wlm munge postgresql curl)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
 	$(BIN)/python -m pytest -m cluster --capture=tee-sys --durations=0 tests/test_cluster.py
+
+# Every table of a report through pdflatex, which it installs where it may.
+latex: .venv/installed
+	command -v pdflatex > /dev/null \
+		|| (apt-get update -qq && apt-get install -qq -y --no-install-recommends texlive-latex-recommended texlive-latex-extra)
+	$(BIN)/python -m pytest -m cluster tests/test_latex.py
 
 # Speed as ratios, and whether the goals are reached: about ten minutes on two cores. Numbers also as JSON.
 bench: .venv/installed

@@ -21,14 +21,18 @@ from orchestrator.space import (
 ALL_COMBINATIONS = 500  # up to this many are all built before a sweep starts
 
 
-def check_weights_are_there(document: Document, arms: dict[str, Arm]) -> None:
+def check_weights_are_there(document: Document, own: OwnSections, arms: dict[str, Arm]) -> None:
     from aiqn_core.weights import inception_problems
 
     for arm in arms.values():
         with contextlib.suppress(ConfigError):  # told already
-            for problem in inception_problems(parse(EvaluateConfig, arm.base["evaluate"])):
+            told = inception_problems(parse(EvaluateConfig, arm.base["evaluate"]))
+            for problem in told:
                 path = f"arms.{arm.name}.{problem.path}"
                 document.complain(path if path in document.origins else problem.path, problem.message)
+            finals = parse(EvaluateConfig, with_final(arm.base, own.final)["evaluate"])
+            for problem in [] if told else inception_problems(finals):
+                document.complain(f"final.{problem.path}", problem.message)
 
 
 def check_data_is_there(document: Document, arms: dict[str, Arm]) -> None:

@@ -1,5 +1,6 @@
 """The `aiqn` command: each command parses, calls one function and prints. Heavy imports happen inside."""
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -58,14 +59,12 @@ def sweep(
     Example: aiqn sweep sweeps/quickstart.yaml --set search.trials=2
     """
     with plain_errors():
-        from orchestrator.continuing import check_continues
-        from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
-        loaded = load_sweep(file, set_ or (), check_data=not dry_run)
+        loaded = load_sweep(file, set_ or ())
         if dry_run:
-            check_continues(RunFolder(runs / loaded.name), loaded)
-            describe(loaded, runs)
+            continued = continued_by(loaded, runs)
+            describe(loaded, runs, continued)
             return
         within_budget(loaded, runs, yes)
         from orchestrator.live import view_for
@@ -94,13 +93,11 @@ def plan(
     """
     with plain_errors():
         from orchestrator import plan as planning
-        from orchestrator.continuing import check_continues
         from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
-        loaded = load_sweep(file, set_ or (), check_data=calibrate)
-        run = RunFolder(runs / loaded.name)
-        check_continues(run, loaded)
+        loaded = load_sweep(file, set_ or ())
+        run, continued = RunFolder(runs / loaded.name), continued_by(loaded, runs)
         rates, basis = planning.stored_rates(run, loaded)
         if calibrate:
             rates, basis = calibrated(loaded)
@@ -108,7 +105,8 @@ def plan(
             rates, basis = planning.rates_of_run(source, loaded), f"the times recorded in {source}"
         made = planning.make_plan(loaded, rates, basis, gpus)
         planning.store_plan(run, made, rates)
-        print("\n".join([*planning.plan_lines(made), *planning.over_budget(made, loaded)]))
+        lines = [*planning.plan_lines(made), *planning.over_budget(made, loaded)]
+        print("\n".join(lines + ([continued] if continued else [])))
         print_notes(loaded)
         if calibrate and loaded.resources.gpu:
             from orchestrator.calibration import packing_advice
@@ -121,7 +119,7 @@ def report(
     source: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or mlflow:EXPERIMENT.")],
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; else RUN/report or report-NAME.")] = None,
     uri: Annotated[
-        str | None, typer.Option(metavar="URI", help="MLflow's store; else $MLFLOW_TRACKING_URI or runs/NAME.")
+        str | None, typer.Option(metavar="URI", help="MLflow's store; else that of runs/NAME or $MLFLOW_TRACKING_URI.")
     ] = None,
 ) -> None:
     """Write the tables, curves and the page of a run, finished or not, from its folder or from MLflow.
@@ -348,8 +346,20 @@ def within_budget(loaded: "Sweep", runs: Path, yes: bool) -> None:
     typer.confirm("Start anyway?", abort=True, err=True)
 
 
-def describe(loaded: "Sweep", runs: Path) -> None:
-    """Print what a sweep would run."""
+def continued_by(loaded: "Sweep", runs: Path) -> str:
+    """What a start would go on with, and where MLflow is; "" for nothing, RunFolderError where it would be refused."""
+    from orchestrator.continuing import check_continues, continuation
+    from orchestrator.runs import RunFolder
+    from orchestrator.stores import choose, note
+
+    run = RunFolder(runs / loaded.name)
+    before = check_continues(run, loaded).before
+    said = (continuation(run, before, loaded), note(choose(loaded.tracking.uri, before, os.environ), os.environ))
+    return "\n".join(filter(None, said))
+
+
+def describe(loaded: "Sweep", runs: Path, continued: str) -> None:
+    """Print what a sweep would run, and what of it is there already."""
     print(f"{loaded.name}: {loaded.question}")
     print(f"run folder  {runs / loaded.name}")
     for arm in loaded.arms.values():
@@ -359,6 +369,8 @@ def describe(loaded: "Sweep", runs: Path) -> None:
             finals = loaded.final.top * len(loaded.final.seeds)
             print(f", then {finals} finals of {loaded.final.steps} steps", end="")
         print()
+    if continued:
+        print(continued)
     print_notes(loaded)
     print("Nothing was run (--dry-run).")
 
@@ -374,12 +386,14 @@ def print_notes(loaded: "Sweep") -> None:
 def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
     """Print the comparison table and where the page is; exit with what became of the sweep."""
     from orchestrator.runs import RunFolder, read_json
+    from orchestrator.stores import kept
 
     table = folder / "report" / "comparison.md"
     if table.exists():
         print(f"\n{loaded.question}\n\n{table.read_text()}")
     print(f"report  {folder / 'report' / 'index.html'}")
-    print(f"MLflow  aiqn ui {folder}")
+    store = kept(RunFolder(folder).read_sweep())
+    print(f"MLflow  {store.uri if store.served else f'aiqn ui {folder}'}")
     mirror = read_json(RunFolder(folder).mirror) or {}
     if mirror.get("error"):
         print(f"MLflow is behind ({mirror['error']}); run the same command again to catch up.", file=sys.stderr)

@@ -1,9 +1,10 @@
 """Whether a sweep may go on in a run folder: asked by its start, and by what only says what a start would do."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from orchestrator.data_checks import run_data
-from orchestrator.runs import RunFolder, RunFolderError
+from orchestrator.runs import FINISHED, RunFolder, RunFolderError
 from orchestrator.sections import Sweep, differences
 
 
@@ -15,7 +16,10 @@ class Continued(NamedTuple):
 
 
 def check_continues(run: RunFolder, sweep: Sweep) -> Continued:
-    """Raises RunFolderError where the run folder holds trials of another question, or of other data."""
+    """Raises RunFolderError where the run folder holds trials of another question, or of other data.
+
+    The same where `search.from`, which a first start reads, gives nothing to learn from.
+    """
     before = run.read_sweep() if run.sweep_json.exists() else None
     if before is not None and (changed := differences(before["sweep"], sweep.to_dict())):
         raise RunFolderError(
@@ -23,4 +27,47 @@ def check_continues(run: RunFolder, sweep: Sweep) -> Continued:
             "More trials, arms, seeds and longer finals continue a sweep; anything else would mix two questions.\n"
             f"Undo the change, or give the sweep another name than {sweep.name!r}."
         )
+    if before is None and sweep.search.earlier is not None:
+        from orchestrator.earlier import fitting_runs  # Optuna: only where it is asked for
+
+        fitting_runs(sweep)
     return Continued(before, run_data(run, sweep, before))
+
+
+def continuation(run: RunFolder, before: Mapping[str, Any] | None, sweep: Sweep) -> str:
+    """What a start would go on with and what the sweep adds to it, in one line; "" where no trial has started."""
+    states = [run.trial(path.name).read_status().get("state") for path in run.trials.glob("*-*-*")]
+    if before is None or not states:
+        return ""
+    done = sum(state in FINISHED for state in states)
+    added = ", ".join(_additions(before["sweep"], sweep))
+    return f"{run.path} is continued: {_count(done, 'trial')} {'is' if done == 1 else 'are'} done" + (
+        f"; this sweep adds {added}" if added else ""
+    )
+
+
+def _additions(old: Mapping[str, Any], sweep: Sweep) -> Iterator[str]:
+    """What the sweep asks for beyond an earlier form of it (of `Sweep.to_dict`)."""
+    known, final = [arm for arm in sweep.arms if arm in old["arms"]], sweep.final
+    before = old["final"] or {"top": 0, "seeds": [], "steps": None}
+    each = " to each arm" if len(known) > 1 else ""
+    searched = sweep.search.trials - old["search"]["trials"]
+    finals = (final.top * len(final.seeds) if final else 0) - before["top"] * len(before["seeds"])
+    if searched:
+        yield f"{_count(searched, 'search trial')}{each}"
+    if finals:
+        yield f"{_count(finals, 'final')}{each}"
+    for name in known:
+        steps = old["arms"][name]["train"]["steps"]
+        was, now = before["steps"] or steps, (final.steps if final else None) or steps
+        if old["final"] and now > was:
+            yield f"{now - was:,} steps to each final of {name}"
+    for name in (name for name in sweep.arms if name not in old["arms"]):
+        wanted = final.top * len(final.seeds) if final else 0
+        yield f"arm {name} with {_count(sweep.search.trials, 'search trial')} and {_count(wanted, 'final')}"
+    if searched and old["final"]:
+        yield "finals of the configurations that lead then, where they are others"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -22,13 +22,7 @@ def tell_earlier(sweep: Sweep, studies: dict[tuple[str, str], optuna.Study]) -> 
     source = sweep.search.earlier
     if source is None or all(studies[arm, "search"].user_attrs.get(ATTRIBUTE) == source for arm in sweep.arms):
         return
-    runs = [run for run in load_runs(source) if run.stage == "search" and run.state in RECORDED]
-    fitting = {arm: [run for run in runs if run.arm == arm and comparable(sweep, run)] for arm in sweep.arms}
-    if not any(fitting.values()):
-        raise RunFolderError(
-            f"search.from: {source} holds {len(runs)} search trials that ended, but none that this sweep could have"
-            " made. Expected an arm of the same name with the same data, training, evaluation and objective."
-        )
+    fitting = fitting_runs(sweep)
     for arm in sweep.arms:
         study = studies[arm, "search"]
         known = {trial.user_attrs.get(ATTRIBUTE) for trial in study.get_trials(deepcopy=False)}
@@ -36,6 +30,19 @@ def tell_earlier(sweep: Sweep, studies: dict[tuple[str, str], optuna.Study]) -> 
             if (origin := f"{source} {run.id}") not in known:
                 study.add_trial(_as_trial(sweep, run, origin))
         study.set_user_attr(ATTRIBUTE, source)
+
+
+def fitting_runs(sweep: Sweep) -> dict[str, list[Run]]:
+    """By arm the search trials of `search.from` that this sweep could have made; RunFolderError where there is none."""
+    source = str(sweep.search.earlier)
+    runs = [run for run in load_runs(source) if run.stage == "search" and run.state in RECORDED]
+    fitting = {arm: [run for run in runs if run.arm == arm and comparable(sweep, run)] for arm in sweep.arms}
+    if not any(fitting.values()):
+        raise RunFolderError(
+            f"search.from: {source} holds {len(runs)} search trials that ended, but none that this sweep could have"
+            " made. Expected an arm of the same name with the same data, training, evaluation and objective."
+        )
+    return fitting
 
 
 def comparable(sweep: Sweep, run: Run) -> bool:

@@ -17,6 +17,7 @@ import yaml
 
 from orchestrator.runs import RunFolder, read_json, write_json
 from orchestrator.sections import Sweep
+from orchestrator.stores import VARIABLE
 from orchestrator.trial import git_state
 
 if TYPE_CHECKING:
@@ -58,10 +59,11 @@ class Job:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables of all processes: those of `cluster.env`, and those that the sweep file and the overrides name."""
+        """Variables of all processes: those of `cluster.env`, MLflow's, and those that file and overrides name."""
         text = "\n".join((self.sweep.text, *self.overrides))
         named = re.findall(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}", text)
-        return {name: os.environ[name] for name in named if name in os.environ} | self.sweep.cluster.env
+        store = [VARIABLE] if self.sweep.tracking.uri is None else []
+        return {name: os.environ[name] for name in [*named, *store] if name in os.environ} | self.sweep.cluster.env
 
 
 def submit(job: Job, to: Target, say: Callable[[str], None] = print) -> int:

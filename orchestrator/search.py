@@ -33,6 +33,7 @@ from orchestrator.plan import plan_at_start
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
 from orchestrator.sections import Sweep
+from orchestrator.stores import Store, choose, note
 from orchestrator.tracking import Mirroring, mirroring
 from orchestrator.trial import Assignment, classify, is_evaluation, run_trial
 
@@ -89,13 +90,15 @@ def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = N
 
 def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") -> None:
     """`run_sweep` for the holder of the run folder's lock."""
-    open_run(run, sweep)
+    store = open_run(run, sweep)
+    if said := note(store, os.environ):
+        view.say(said)
     plan_at_start(run, sweep)
     take_requests(run)  # of an earlier driver
     ledger = Ledger(run, sweep)
     mark_finished(run, ledger.complete)  # not any more, where the sweep has grown
     reported = ledger.complete and run.report.is_dir()
-    with mirroring(run, sweep.tracking.uri) as mirror:
+    with mirroring(run, store.uri) as mirror:
         if ledger.complete:
             view.say("Nothing to train: every trial has ended.")
         elif over := Spent(ledger).over_budget():
@@ -109,9 +112,13 @@ def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") ->
     ledger.remember_runs((read_json(run.mirror) or {}).get("runs", {}))
 
 
-def open_run(run: RunFolder, sweep: Sweep) -> None:
-    """Write the run folder's copy of the sweep; raises RunFolderError where it holds trials of another meaning."""
+def open_run(run: RunFolder, sweep: Sweep) -> Store:
+    """Write the run folder's copy of the sweep; its MLflow store.
+
+    Raises RunFolderError where the folder holds trials of another meaning.
+    """
     before, data = check_continues(run, sweep)
+    store = choose(sweep.tracking.uri, before, os.environ)
     content = {
         "format": FORMAT,
         "id": before["id"] if before else uuid.uuid4().hex,
@@ -123,10 +130,12 @@ def open_run(run: RunFolder, sweep: Sweep) -> None:
         "metrics": recorded_facts(sweep.arms),
         "sweep": sweep.to_dict(),
         "data": data,
+        "store": store.recorded(),
     }
     if content != before:
         write_bytes(run.sweep_yaml, sweep.text.encode())
         write_json(run.sweep_json, content)
+    return store
 
 
 def mark_finished(run: RunFolder, finished: bool) -> None:

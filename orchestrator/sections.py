@@ -18,6 +18,7 @@ from orchestrator.space import (
     apply,
     merge,
 )
+from orchestrator.stores import EXPECTED, is_known
 
 
 class Section(BaseModel):
@@ -131,9 +132,16 @@ class Budget(Section):
 
 
 class Tracking(Section):
-    """The MLflow server; None is a SQLite file in the run folder."""
+    """Where MLflow keeps its mirror; None is $MLFLOW_TRACKING_URI, or else a SQLite file in the run folder."""
 
     uri: str | None = None
+
+    @field_validator("uri")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and not is_known(value):
+            raise ValueError(EXPECTED)
+        return value
 
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:/@+=-]+$")]  # goes into a script or manifest as it is

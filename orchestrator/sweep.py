@@ -45,7 +45,7 @@ def load_sweep(
     check_configurations(document, own, arms)
     if check_data:
         check_data_is_there(document, arms)
-        check_weights_are_there(document, arms)
+        check_weights_are_there(document, own, arms)
     if document.mistakes:
         raise SweepError(document.mistakes)
     sections = {name: getattr(own, name) for name in OwnSections.model_fields}
@@ -74,7 +74,9 @@ def _own_sections(document: Document, arms: dict[str, Arm]) -> OwnSections:
     except ValidationError as error:
         good: dict[Any, Any] = {"name": "unnamed", **{k: v for k, v in given.items() if k in OwnSections.model_fields}}
         for detail in error.errors(include_url=False):
-            document.complain(_dotted_path(detail["loc"], given), _message(detail))
+            path = _dotted_path(detail["loc"], given)
+            if all(mistake.path != path for mistake in document.mistakes):  # such as a variable that is not there
+                document.complain(path, _message(detail))
             section, *keys = detail["loc"]
             if keys and section in good:
                 good[section] = {key: value for key, value in good[section].items() if key != keys[0]}

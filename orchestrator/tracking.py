@@ -22,6 +22,7 @@ from urllib.parse import quote, urlencode
 
 from aiqn_core.config import dotted
 from orchestrator.runs import Run, RunFolder, RunFolderError, load_run, objectives, read_json, write_json
+from orchestrator.stores import OUTDATED, kept, plain, store_of_run, without_password
 from orchestrator.watch import Watch
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # What a report needs besides metrics, as JSON. MLflow's pages hide tags that begin with "mlflow."
 RECORDED_TAG = "mlflow.aiqn.recorded"  # config.json
 STATUS_TAG = "mlflow.aiqn.status"  # status.json
+REPLACED_TAG = "mlflow.aiqn.replaced"  # of a run that the mirror deleted because there is another in its place
 LONGEST_TAG = 8000  # MLflow's limit; it cuts what is longer in silence
 BATCH = 800  # metrics in one request; MLflow's limit is 1,000 together with parameters and tags
 POLL_SECONDS = 1.0
@@ -83,10 +85,12 @@ class Mirror:
         self.sweep = run.read_sweep()
         self.experiment = self._experiment()
         self.sent: dict[str, Sent] = {}
+        self.deleted: set[str] = set()  # the experiment's deleted runs, as far as they are known
         self.attached: dict[str, int] = {}  # files of the whole sweep, by the time of their last change when sent
         self.parent = ""
         for known in self._known_runs(f"tags.run_folder = '{self.sweep['id']}'"):
             self._take_up(known)
+        self.gone = self._look_for_deleted() - self.sent.keys()  # trials whose runs somebody deleted: they stay so
         if not self.parent:
             self.parent = self._create_run(self.sweep["name"], self.sweep["created"], {"role": PARENT})
         else:
@@ -104,10 +108,24 @@ class Mirror:
         other = self.sent.get(tags["trial"], sent)
         self.sent[tags["trial"]] = max(other, sent, key=lambda one: one.records)
         if other is not sent:
-            self.client.delete_run(min(other, sent, key=lambda one: one.records).run_id)
+            self._replace(min(other, sent, key=lambda one: one.records))
+
+    def _look_for_deleted(self) -> set[str]:
+        """Take note of all deleted runs of the experiment; the trials of those that were not deleted by a mirror."""
+        found = deleted_runs(self.client, self.experiment)
+        self.deleted = {run.info.run_id for run in found}
+        own = [run.data.tags for run in found if run.data.tags.get("run_folder") == self.sweep["id"]]
+        return {tags["trial"] for tags in own if "trial" in tags and REPLACED_TAG not in tags}
+
+    def _replace(self, sent: Sent) -> None:
+        """Delete a run in whose place there is another."""
+        self.client.set_tag(sent.run_id, REPLACED_TAG, "true")
+        self.client.delete_run(sent.run_id)
 
     def is_behind(self, trial: str, records: int, state: str) -> bool:
         """Whether the store lacks something of a trial that has so many records and this state."""
+        if trial in self.gone:
+            return False
         sent = self.sent.get(trial)
         return sent is None or sent.records < records or (sent.state, sent.status) != (state, STATUS[state])
 
@@ -123,7 +141,7 @@ class Mirror:
 
         sent, digest = self.sent.get(run.id), run.provenance.get("config_hash", "")
         if sent is not None and sent.config_hash != digest:  # a final that is longer now, and may have begun anew
-            self.client.delete_run(sent.run_id)
+            self._replace(sent)
             sent = None
         if sent is None:
             sent = self.sent[run.id] = Sent(self._create_child(run), described=False, config_hash=digest)
@@ -182,6 +200,7 @@ class Mirror:
         self._attach()
         self.client.set_terminated(self.parent, "FINISHED" if finished else "KILLED")
         self.client.set_tag(self.parent, MARK, mark)
+        self._look_for_deleted()
 
     def _send_images(self, run: Run, sent: Sent) -> None:
         from PIL import Image
@@ -226,14 +245,23 @@ class Mirror:
         known = self.client.get_experiment_by_name(name)
         if known is not None:
             if known.lifecycle_stage == "deleted":
-                self.client.restore_experiment(known.experiment_id)
+                self._restore(known.experiment_id)
             return known.experiment_id
-        local = not self.sweep["sweep"]["tracking"]["uri"]
+        local = not kept(self.sweep).served  # a database alone would put them into the folder it is written from
         location = (self.run.path.resolve() / "artifacts").as_uri() if local else None
         # The kind opens MLflow's page of training runs rather than that of language models.
         return self.client.create_experiment(
             name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
         )
+
+    def _restore(self, experiment: str) -> None:
+        """Restore an experiment; runs that had been deleted before it, which MLflow restores too, are deleted again."""
+        before = set((read_json(self.run.mirror) or {}).get("deleted", []))
+        replaced = {run.info.run_id for run in deleted_runs(self.client, experiment) if REPLACED_TAG in run.data.tags}
+        self.client.restore_experiment(experiment)
+        for run in sorted(before | replaced):
+            with suppress(Exception):  # gone for good, or deleted still
+                self.client.delete_run(run)
 
     def _known_runs(self, where: str) -> Iterator[Any]:
         token = None
@@ -243,6 +271,20 @@ class Mirror:
             token = page.token
             if not token:
                 return
+
+
+def deleted_runs(client: "MlflowClient", experiment: str) -> list[Any]:
+    """Every deleted run of an experiment."""
+    from mlflow.entities import ViewType
+
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], "", ViewType.DELETED_ONLY, 1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def attachments(run: RunFolder) -> tuple[Path, ...]:
@@ -263,14 +305,15 @@ def recorded(run: Run) -> str:
     return text if len(text) <= LONGEST_TAG else json.dumps({**content, "config": {}})
 
 
-def already_mirrored(run: RunFolder, client: "MlflowClient", mark: str) -> bool:
-    """Whether the store's parent run says that it holds just this; a store that was lost does not."""
+def mirrored_already(run: RunFolder, client: "MlflowClient", mark: str) -> str | None:
+    """The experiment whose parent run says that it holds just this; None where there is none, or the store was lost."""
     sweep = run.read_sweep()
     experiment = client.get_experiment_by_name(sweep["name"])
     if experiment is None:
-        return False
+        return None
     where = f"tags.run_folder = '{sweep['id']}' and tags.role = '{PARENT}'"
-    return any(found.data.tags.get(MARK) == mark for found in client.search_runs([experiment.experiment_id], where))
+    runs = client.search_runs([experiment.experiment_id], where)
+    return experiment.experiment_id if any(found.data.tags.get(MARK) == mark for found in runs) else None
 
 
 class Progress:
@@ -280,6 +323,7 @@ class Progress:
         self.run, self.uri, self.watch = run, uri, Watch(run)
         self.recorded: dict[str, tuple[int, str]] = {}  # trial -> its records and state
         self.target: Mirror | None = None
+        self.deleted: list[str] | None = None  # where the store holds everything: its deleted runs
         self.behind_since: float | None = None
         self._written: dict[str, Any] = {}
         self._when = 0.0
@@ -309,7 +353,8 @@ class Progress:
     def send(self, client: "MlflowClient", last: bool) -> None:
         """Send what is missing; raises whatever the store raises, after which the store is asked anew what it holds."""
         mark = self.mark() if last else ""
-        if last and self.target is None and already_mirrored(self.run, client, mark):
+        if last and self.target is None and (experiment := mirrored_already(self.run, client, mark)) is not None:
+            self.deleted = sorted(run.info.run_id for run in deleted_runs(client, experiment))
             return
         try:
             self.target = self.target or Mirror(self.run, client)
@@ -338,7 +383,7 @@ class Progress:
         behind = [] if last and not error else self.waiting()
         self.behind_since = (self.behind_since or time.time()) if behind else None
         state: dict[str, Any] = {
-            "uri": self.uri,
+            "uri": without_password(self.uri),
             "error": error or None,
             "records_behind": sum(map(self.lacking, behind)),
             "behind_since": self.behind_since,
@@ -346,6 +391,9 @@ class Progress:
         if self.target is not None:
             runs = {trial: sent.run_id for trial, sent in self.target.sent.items()}
             state |= {"experiment": self.target.experiment, "parent": self.target.parent, "runs": runs}
+            state |= {"deleted": sorted(self.target.deleted)}
+        elif self.deleted is not None:
+            state |= {"deleted": self.deleted}
         if state != self._written:
             kept = read_json(self.run.mirror) or {"runs": {}}
             write_json(self.run.mirror, {**kept, **state, "updated": time.time()}, sync=False)
@@ -368,16 +416,16 @@ def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
         last = last_round.is_set()  # read before the folder, so that nothing written before it is missed
         if last and deadline == math.inf:
             deadline = time.monotonic() + PATIENCE_SECONDS
-        begin, error = time.monotonic(), ""
+        begin, error, hopeless = time.monotonic(), "", False
         progress.look()
         looked = time.monotonic() - begin
         try:
             if progress.recorded or last:
                 progress.send(client(uri), last)
         except Exception as reason:  # whatever a store or the way to it may raise: wait, and try again
-            error = f"{type(reason).__name__}: {reason}".splitlines()[0][:500]
+            error, hopeless = plain(reason, uri), OUTDATED in str(reason)
         progress.note(error, last)
-        if last and (not error or time.monotonic() > deadline):
+        if last and (not error or hopeless or time.monotonic() > deadline):
             return not error
         if database is not None:  # a file that was deleted takes what is written to it along
             found = database.stat().st_ino if database.exists() else 0
@@ -451,12 +499,18 @@ def mirroring(run: RunFolder, uri: str | None) -> Iterator[Mirroring]:
 def serve(run_folder: Path | str, host: str, port: int) -> None:
     """Serve the MLflow UI on a run's own store until interrupted; raises RunFolderError where it has none."""
     run = RunFolder(Path(run_folder))
-    uri = run.read_sweep()["sweep"]["tracking"]["uri"]
-    if uri:
-        raise RunFolderError(f"{run.path} is tracked at {uri}: open that address")
+    store = store_of_run(run, os.environ)
+    if store.served:
+        raise RunFolderError(f"{run.path} is tracked at {store.uri}: open that address")
+    uri = store.uri or default_uri(run)
+    os.environ.update(QUIET)
+    try:
+        client(uri)
+    except Exception as reason:
+        raise RunFolderError(f"{without_password(uri)}: {plain(reason, uri)}") from reason
     print(f"the trials, best first: {address(run, host, port)}", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", default_uri(run)]
-    subprocess.run([*command, "--host", host, "--port", str(port)], env={**os.environ, **QUIET}, check=False)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    subprocess.run([*command, "--host", host, "--port", str(port)], check=False)
 
 
 def address(run: RunFolder, host: str, port: int) -> str:

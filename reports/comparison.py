@@ -262,7 +262,8 @@ PAPER_SAMPLES = PAPER_REFERENCE = 10_000
 
 def published(results: Results) -> Table:
     """The paper's numbers beside ours for the arms whose data, model and protocol are the paper's; else empty."""
-    rows, shown = [], []
+    rows: list[dict[str, Any]] = []
+    shown: list[dict[str, str]] = []
     for arm in results.arms:
         finals = chosen_finals(results, arm)
         scores = papers(results.data.get(arm, ""), finals)
@@ -278,9 +279,8 @@ def published(results: Results) -> Table:
         "The paper's Table 1: one run each, 300K steps on CIFAR-10, 400K on small ImageNet; FID of 10,000 samples "
         "against 10,000 training images, as ours. It does not say how the Inception score was split.",
     )
-    return Table(
-        "published", "Beside the paper", pd.DataFrame(rows), pd.DataFrame(shown), ("Arm",), notes=notes if rows else ()
-    )
+    data = pd.DataFrame(rows, columns=["arm", "fid", "paper_fid", "is_mean", "paper_is"])
+    return Table("published", "Beside the paper", data, pd.DataFrame(shown), ("Arm",), notes=notes if rows else ())
 
 
 def papers(data: str, finals: Sequence[Run]) -> Published | None:

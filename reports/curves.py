@@ -7,8 +7,9 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from orchestrator.runs import Run
+from orchestrator.runs import Run, write_bytes
 from reports.figures import HEIGHT, SHAPES, WIDTH, Figure, color, styled, write_chart
+from reports.formats import csv_text, parquet_bytes
 from reports.results import Metric, Results, chosen_finals, final_groups, finite, last_value
 from reports.rounding import configuration, rounded
 
@@ -41,6 +42,28 @@ def curve_frame(results: Results, metric: Metric, limit: int = SEARCH_LINES) -> 
             best = not chosen or source == chosen[0].source
             rows += _final_points(arm, source, completed or group, metric, "final" if best else "other final")
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def points_frame(results: Results) -> pd.DataFrame:
+    """Every record of every trial with all that it measured; what a record lacks, or is not finite, is missing."""
+    rows: list[dict[str, Any]] = []
+    for run in results.runs:
+        whose = {"arm": run.arm, "stage": run.stage, "trial": run.id, "seed": run.seed}
+        for record in run.history:
+            found = {key: finite(value) for key, value in record.items() if key not in ("step", "time", "samples")}
+            if any(value is not None for value in found.values()):
+                rows.append({**whose, "step": record["step"], "samples": record.get("samples"), **found})
+    first = ["arm", "stage", "trial", "seed", "step", "seconds", "samples", *(one.name for one in results.metrics)]
+    others = sorted({key for row in rows for key in row} - {*first})
+    data = pd.DataFrame(rows, columns=[*first, *others])
+    return data.astype({"samples": "Int64"} | dict.fromkeys(("seconds", *data.columns[7:]), float))
+
+
+def write_points(results: Results, folder: Path) -> None:
+    """Write `points_frame` as curves.csv and curves.parquet."""
+    data = points_frame(results)
+    write_bytes(folder / "curves.csv", csv_text(data).encode(), sync=False)
+    write_bytes(folder / "curves.parquet", parquet_bytes(data), sync=False)
 
 
 def _points(run: Run, metric: Metric) -> dict[int, tuple[float, float]]:

@@ -1,6 +1,7 @@
 """Tables as files: CSV and Parquet with full precision, Markdown and LaTeX as people read them."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.runs import write_bytes
+from reports.latex import to_latex
 from reports.tables import Table
 
 
@@ -34,17 +36,32 @@ def to_csv(table: Table) -> str:
 
     Text that a spreadsheet would run as a formula begins with an apostrophe, which spreadsheets take for "text".
     """
-    data = table.data if len(table.data.columns) else pd.DataFrame(columns=list(table.shown.columns))
-    return data.map(_harmless).rename(columns=_harmless).to_csv(index=False, lineterminator="\n")
+    return csv_text(table.data)
+
+
+def csv_text(data: pd.DataFrame) -> str:
+    """`to_csv` of a frame."""
+    words = {name: data[name].map(_harmless) for name in data.select_dtypes(exclude="number").columns}
+    return data.assign(**words).rename(columns=_harmless).to_csv(index=False, lineterminator="\n")
+
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """The value; text with an apostrophe before it where it is a formula, which text that is a number is not."""
+    runs = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if runs and not NUMBER.fullmatch(value) else value
 
 
 def to_parquet(table: Table) -> bytes:
     """The same values with their types; columns that mix words and numbers hold words."""
-    data = table.data.copy()
+    return parquet_bytes(table.data)
+
+
+def parquet_bytes(data: pd.DataFrame) -> bytes:
+    """`to_parquet` of a frame."""
+    data = data.copy()
     for column in data.select_dtypes(object).columns:
         kinds = {type(value) for value in data[column] if value is not None and value == value}
         if len(kinds) > 1:
@@ -57,7 +74,7 @@ def to_parquet(table: Table) -> bytes:
 def to_markdown(table: Table) -> str:
     """A pipe table with its notes below."""
     if table.shown.empty:
-        return f"{table.title}: none.\n"
+        return f"{markdown(table.title)}: none.\n"
     columns = list(table.shown.columns)
     rule = [":--" if column in table.text else "--:" for column in columns]
     cells = _cells(table, markdown, lambda text: f"**{text}**")
@@ -68,51 +85,14 @@ def to_markdown(table: Table) -> str:
 
 MARKDOWN = {
     "&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " ",
-    **{symbol: f"\\{symbol}" for symbol in "\\|[]`*"},
+    **{symbol: f"\\{symbol}" for symbol in "\\|[]`*~"},
 }  # fmt: skip
+# An underscore inside a word is no emphasis. What begins an address becomes a link, and what begins a line a list.
+AT_PLACES = re.compile(r"(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|^[-+#](?=[#\s])", re.IGNORECASE)
+NUMBERED = re.compile(r"^(\d+)(?=[.)]\s)")
 
 
 def markdown(text: str) -> str:
     """Text with everything escaped that would be HTML, a link, code, emphasis, or the end of a cell or line."""
-    return "".join(MARKDOWN.get(character, character) for character in text)
-
-
-LATIN_END = 0x180  # letters before it are known to pdflatex
-LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "--", "…": r"\ldots{}", "∞": r"$\infty$",
-    "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "−": "$-$", "·": r"$\cdot$", "→": r"$\rightarrow$", "–": "--",
-    "κ": r"$\kappa$", "τ": r"$\tau$", "σ": r"$\sigma$", "ρ": r"$\rho$", "\n": " ", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}",
-    **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
-}  # fmt: skip
-
-
-def latex(text: str) -> str:
-    """Text with everything escaped that LaTeX would read as a command; "?" for letters that pdflatex does not know."""
-    return "".join(LATEX.get(character, character if ord(character) < LATIN_END else "?") for character in text)
-
-
-def to_latex(table: Table) -> str:
-    """A booktabs tabular in a table environment."""
-    if table.shown.empty:
-        return f"% {table.title}: none\n"
-    columns = list(table.shown.columns)
-    cells = [[latex(column) for column in columns], *_cells(table, latex, lambda text: rf"\textbf{{{text}}}")]
-    rows = [" & ".join(line) + r" \\" for line in cells]
-    alignment = "".join("l" if column in table.text else "r" for column in columns)
-    notes = "".join(f" {latex(note)}" for note in table.notes)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex(table.title)}.{notes}}}",
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\toprule",
-        rows[0],
-        r"\midrule",
-        *rows[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    escaped = "".join(MARKDOWN.get(character, character) for character in text)
+    return NUMBERED.sub(r"\1\\", AT_PLACES.sub(r"\\\g<0>", escaped))

@@ -15,7 +15,7 @@ from reports import tables
 from reports.answer import answer
 from reports.comparison import comparison, published
 from reports.coordinates import parallel_figures
-from reports.curves import learning_figures
+from reports.curves import learning_figures, write_points
 from reports.figures import GRID, INK, MUTED, PAPER, color
 from reports.formats import markdown, to_markdown, write_table
 from reports.pareto import pareto_figures, pareto_table
@@ -44,8 +44,8 @@ def write_report(source: Path | str, to: Path | str | None = None, uri: str | No
     """Write the report of a run folder into its `report` folder, or into `to`; returns the path of index.html.
 
     `source` may also be "mlflow:EXPERIMENT" with `uri` its tracking store; then `to` is report-EXPERIMENT by default.
-    Tables as CSV, Parquet, Markdown and LaTeX and figures as SVG, PNG and PDF lie beside the page. The same source
-    gives the same bytes. Raises RunFolderError where there is no such source or it cannot be read.
+    Tables as CSV, Parquet, Markdown and LaTeX, figures as SVG, PNG and PDF, and curves.csv lie beside it. The same
+    source gives the same bytes. Raises RunFolderError where there is no such source or it cannot be read.
     """
     if not str(source).startswith("mlflow:"):
         return write_page(read_results(source), Path(to) if to else RunFolder(Path(source)).report)
@@ -62,6 +62,7 @@ def write_page(results: Results, folder: Path) -> Path:
     shown = {table.name: table for table in all_tables(results)}
     for table in shown.values():
         write_table(table, folder)
+    write_points(results, folder)
     page = _template().render(
         results=results,
         answer=answer(results),

@@ -84,7 +84,8 @@ def budget_table(results: Results) -> Table:
         rows.append(row)
         shown.append(text)
     title = f"Best {results.objective.name} of n search trials: median, and 10 % to 90 % of all draws"
-    return Table(f"budget{results.suffix}", title, pd.DataFrame(rows), pd.DataFrame(shown), ())
+    columns = ["trials", *(f"{arm}_{part}" for arm in results.arms for part in ("low", "median", "high"))]
+    return Table(f"budget{results.suffix}", title, pd.DataFrame(rows, columns=columns), pd.DataFrame(shown), ())
 
 
 def top_configurations(results: Results, arm: str, count: int = TOP) -> Table:
@@ -114,7 +115,8 @@ def top_configurations(results: Results, arm: str, count: int = TOP) -> Table:
         )
     title = f"{arm}: best {len(runs)} of {len(ranked(results, arm))} completed search trials"
     words = tuple(key for key in keys if any(isinstance(run.params.get(key), str) for run in runs))
-    return Table(f"top-{arm}", title, pd.DataFrame(rows), pd.DataFrame(shown), ("Trial", "Final", *words))
+    data = pd.DataFrame(rows, columns=["rank", "trial", *(metric.name for metric in results.metrics), *keys])
+    return Table(f"top-{arm}", title, data, pd.DataFrame(shown), ("Trial", "Final", *words))
 
 
 def importance_table(results: Results, arm: str) -> Table:
@@ -130,9 +132,8 @@ def importance_table(results: Results, arm: str) -> Table:
     )
     title = f"{arm}: parameter importance" + (f" for {results.objective.name}" if results.suffix else "")
     notes = (note,) if note else ()
-    return Table(
-        f"importance-{arm}{results.suffix}", title, pd.DataFrame(rows), pd.DataFrame(shown), ("Parameter",), notes=notes
-    )
+    data = pd.DataFrame(rows, columns=["parameter", "importance", "explained"])
+    return Table(f"importance-{arm}{results.suffix}", title, data, pd.DataFrame(shown), ("Parameter",), notes=notes)
 
 
 def choice_table(results: Results, arm: str) -> Table:
@@ -158,9 +159,9 @@ def choice_table(results: Results, arm: str) -> Table:
         notes.append("The sampler returns to values that did well and other parameters vary too: no controlled test.")
     title = f"{arm}: {metric.name} of its search trials by value of each parameter"
     words = ("Parameter", "Value")
-    return Table(
-        f"choices-{arm}{results.suffix}", title, pd.DataFrame(rows), pd.DataFrame(shown), words, notes=tuple(notes)
-    )
+    columns = ["parameter", "value", "trials", "without_value", "best", "low", "median", "high"]
+    data = pd.DataFrame(rows, columns=columns)
+    return Table(f"choices-{arm}{results.suffix}", title, data, pd.DataFrame(shown), words, notes=tuple(notes))
 
 
 def by_value(found: Sequence[Outcome], name: str) -> dict[Any, list[float | None]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.runs import TRIAL_ID, Run, RunFolder, RunFolderError, read_json
+from orchestrator.stores import VARIABLE, plain, store_of_run, without_password
 from orchestrator.tracking import QUIET, RECORDED_TAG, STATUS_TAG, default_uri
 from reports.results import Results, results_of, shown_run
 
@@ -26,15 +27,15 @@ def read_experiment(address: str, uri: str | None, scratch: Path) -> Results:
     """Everything that MLflow holds of a sweep; pictures are copied to `scratch`.
 
     `address` is the name of an experiment, with "/ID" behind it where several run folders share the name. `uri` is
-    the tracking store; None for $MLFLOW_TRACKING_URI, or else runs/<name>/mlflow.db. Raises RunFolderError where there
-    is no such experiment.
+    the tracking store; None for that of runs/<name>, or else $MLFLOW_TRACKING_URI. Raises RunFolderError where there is
+    no such experiment.
     """
     os.environ.update(QUIET)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     name, _, wanted = address.partition("/")
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or _beside(name)
+    uri = uri or _beside(name)
     try:
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(name)
@@ -52,16 +53,16 @@ def read_experiment(address: str, uri: str | None, scratch: Path) -> Results:
         )
         return _with_samples(client, results, {run.data.tags["trial"]: run.info.run_id for run in runs}, scratch)
     except MlflowException as error:
-        raise RunFolderError(f"{uri}: {str(error).splitlines()[0]}") from error
+        raise RunFolderError(f"{without_password(uri)}: {plain(error, uri)}") from error
 
 
 def _beside(name: str) -> str:
-    run = RunFolder(Path("runs") / name)
-    if not (run.path / "mlflow.db").exists():
-        raise RunFolderError(
-            f"mlflow:{name}: in which store? Set MLFLOW_TRACKING_URI or --uri; there is no {run.path / 'mlflow.db'}"
-        )
-    return default_uri(run)
+    run, given = RunFolder(Path("runs") / name), os.environ.get(VARIABLE)
+    if run.sweep_json.exists():
+        return store_of_run(run, os.environ).uri or default_uri(run)
+    if not given:
+        raise RunFolderError(f"mlflow:{name}: in which store? Set {VARIABLE} or --uri; there is no {run.path}")
+    return given
 
 
 def _parent(client: "MlflowClient", experiment: str, name: str, wanted: str) -> Any:

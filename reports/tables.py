@@ -29,7 +29,7 @@ class Table:
 
     name: str  # of its files, without suffix
     title: str
-    data: pd.DataFrame
+    data: pd.DataFrame  # with its columns also where it has no rows
     shown: pd.DataFrame  # strings only
     text: tuple[str, ...] = ()  # columns of `shown` that hold words and are aligned left
     detail: str | None = None  # a column of `shown` that the page sets as a second line
@@ -226,7 +226,8 @@ def reproduction(results: Results) -> Table:
                 row |= {"configuration": f"trials/{run.id}/config.json"}
                 row |= {"config_hash": run.provenance.get("config_hash"), "commit": (git.get("commit") or "")[:12]}
                 rows.append(row)
-    data = pd.DataFrame(rows)
+    columns = ["row", "trial", "seed", "step", results.objective.name, "configuration", "config_hash", "commit"]
+    data = pd.DataFrame(rows, columns=columns)
     shown = [
         {
             "Row": row["row"],
@@ -300,9 +301,9 @@ def trials(results: Results) -> Table:
         row |= {metric.name: last_value(run, metric.name) for metric in results.metrics}
         rows.append(row | {key: run.params.get(key) for key in keys})
     shown = pd.DataFrame([{key: parameter(value) for key, value in row.items()} for row in rows])
-    return Table(
-        "trials", "All trials", pd.DataFrame(rows), shown, ("trial", "arm", "stage", "state", "cause", "config_hash")
-    )
+    columns = ["trial", "arm", "stage", "number", "state", "cause", "seed", "source", "config_hash", "step", "samples"]
+    data = pd.DataFrame(rows, columns=[*columns, "seconds", *(metric.name for metric in results.metrics), *keys])
+    return Table("trials", "All trials", data, shown, ("trial", "arm", "stage", "state", "cause", "config_hash"))
 
 
 def _capitalised(frame: pd.DataFrame) -> pd.DataFrame:

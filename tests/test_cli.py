@@ -65,15 +65,51 @@ def test_wrong_input_is_a_plain_line_and_exit_code_2(call, arguments, saw):
     assert "Traceback" not in result.output
 
 
-def test_a_dry_run_needs_no_data(call, tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", [("sweep",), ("sweep", "--dry-run"), ("plan",)], ids=" ".join)
+def test_a_start_and_what_only_looks_need_the_data_and_the_weights(call, tmp_path, monkeypatch, command):
     monkeypatch.setenv("AIQN_DATA", str(tmp_path / "data"))
-    (tmp_path / "tiny.yaml").write_text(SWEEP.replace("arms:", "data: cifar10\narms:"))
-    assert call("sweep", "tiny.yaml", "--dry-run").exit_code == 0
-    result = call("sweep", "tiny.yaml")
+    monkeypatch.delenv("AIQN_INCEPTION", raising=False)
+    (tmp_path / "tiny.yaml").write_text(
+        SWEEP.replace("arms:", "data: cifar10\nsearch: {objective: loss}\nfinal: {}\narms:")
+    )
+    name, *options = command
+    result = call(name, "tiny.yaml", *options, "--set", "final.evaluate={features: inception}")
     assert result.exit_code == 2
-    assert result.stderr.startswith("tiny.yaml:3: data.name: saw 'cifar10', but no dataset.json in ")
-    assert "run: aiqn data prepare cifar10 --from" in result.stderr
+    data, weights = result.stderr.splitlines()
+    assert data.startswith("tiny.yaml:3: data.name: saw 'cifar10', but no dataset.json in ")
+    assert "run: aiqn data prepare cifar10 --from" in data
+    assert "final.evaluate.inception: saw none, and $AIQN_INCEPTION is not set" in weights
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_only_looks_refuses_prior_trials_that_are_not_there(call, tmp_path):
+    for command in (["sweep", "tiny.yaml", "--dry-run"], ["plan", "tiny.yaml"]):
+        result = call(*command, "--set", "search.from=nowhere")
+        assert (result.exit_code, result.stderr) == (2, "nowhere: no such run folder\n")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_an_extension_adds_is_said(call, tmp_path):
+    before = ("search.trials=5", "final={top: 1, seeds: [0, 1], steps: 5000}")
+    sweep = load_sweep(tmp_path / "tiny.yaml", before)
+    run = RunFolder(tmp_path / "runs" / sweep.name)
+    write_json(run.sweep_json, {"format": 1, "name": sweep.name, "finished": False, "sweep": sweep.to_dict()})
+    now = ("search.trials=12", "final={top: 1, seeds: [0, 1, 2], steps: 8000}", "arms.iqn={model: pixeliqn}")
+    settings = [word for setting in now for word in ("--set", setting)]
+    commands = (["sweep", "tiny.yaml", "--dry-run", *settings], ["plan", "tiny.yaml", *settings])
+    for command in commands:
+        assert "is continued" not in call(*command).output  # no trial has started
+    for number, state in enumerate(("completed", "failed", "running")):
+        run.trial(f"pixelcnn-search-{number}").update_status(state=state)
+    for command in commands:
+        (line,) = (line for line in call(*command).output.splitlines() if "is continued" in line)
+        assert line == (
+            "runs/tiny is continued: 2 trials are done; this sweep adds 7 search trials, 1 final, 3,000 steps to each"
+            " final of pixelcnn, arm iqn with 12 search trials and 3 finals, finals of the configurations that lead"
+            " then, where they are others"
+        )
+    unchanged = [word for setting in before for word in ("--set", setting)]
+    assert "runs/tiny is continued: 2 trials are done\n" in call("plan", "tiny.yaml", *unchanged).output
 
 
 def test_preparing_data_says_what_is_there_and_where(call, tmp_path):

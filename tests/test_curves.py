@@ -1,10 +1,12 @@
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
-from run_folders import SEEDS, distance, record, write_sweep, write_trial
+from run_folders import SEEDS, csv_rows, distance, page_of, record, write_sweep, write_trial
 
 from orchestrator.runs import RunFolder
 from reports import curves, figures
@@ -82,3 +84,39 @@ def test_six_arms_keep_their_colors_apart(tmp_path: Path) -> None:
     page = write_report(folder.path).read_text()
     assert all(f'stroke="{light}"' in page for light, _ in figures.PALETTE)
     assert len({tone for pair in figures.PALETTE for tone in pair}) == 2 * len(arms)
+
+
+def test_the_files_of_curves_hold_every_record_of_every_trial(finished: RunFolder) -> None:
+    """Read back with the csv module and line by line from metrics.jsonl, without our readers."""
+    rows = csv_rows(finished.report / "curves.csv")
+    recorded = {
+        (path.parent.name, line["step"]): line
+        for path in finished.trials.glob("*/metrics.jsonl")
+        for line in map(json.loads, path.read_text().splitlines())
+    }
+    assert {(row["trial"], int(row["step"])) for row in rows} == recorded.keys()
+    assert len(rows) == len(recorded) > 50
+    for row in rows:
+        line = recorded[row["trial"], int(row["step"])]
+        assert row["trial"].startswith(f"{row['arm']}-{row['stage']}-")
+        assert row["seed"] == (row["trial"][-1] if row["stage"] == "final" else "0")
+        numbers = {key: value for key, value in line.items() if key not in ("step", "time")}
+        assert {key: float(row[key]) for key in numbers} == numbers
+        assert row["samples"] == str(line["samples"])  # a count, not 512.0
+    frame = pd.read_parquet(finished.report / "curves.parquet")
+    assert list(frame.columns) == list(rows[0])
+    assert frame["fd_lite0"].tolist() == [float(row["fd_lite0"]) for row in rows]
+    assert 'href="curves.csv"' in page_of(finished)
+
+
+def test_curves_of_a_sweep_that_has_not_started_and_of_values_that_are_missing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "quickstart")
+    write_sweep(folder, finished=False)
+    start = "arm,stage,trial,seed,step,seconds,samples,fd_lite0"
+    assert write_report(folder.path).with_name("curves.csv").read_text() == f"{start}\n"
+    history = [{"step": 2, "time": 5.0, "loss": 1}, {"step": 7, "time": 6.0, "loss": float("nan")}]
+    write_trial(folder, "pixelcnn", "search", 0, [*history, record("pixelcnn", 0, 11, 512)])
+    lines = write_report(folder.path).with_name("curves.csv").read_text().splitlines()
+    assert lines[0].startswith(start)
+    assert [line.split(",")[4] for line in lines[1:]] == ["2", "11"]  # a record of nothing is none
+    assert lines[1].split(",")[5:8] == ["", "", ""]

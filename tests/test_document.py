@@ -126,7 +126,7 @@ def test_the_environment_fills_in_values(load):
 
 
 def test_values_of_the_environment_are_text_not_yaml(load, mistakes):
-    hostile = "x}\narms: {evil: {}}"
+    hostile = "sqlite:///x}\narms: {evil: {}}"
     assert load(SMALL + 'tracking: {uri: "${X}"}\n', environ={"X": hostile}).tracking.uri == hostile
     (line,) = mistakes(SMALL.replace("{trials: 3}", '{trials: "${X}"}'), environ={"X": "3"})  # quoted: a string
     assert line == "s.yaml:5: search.trials: saw '3', expected an integer"
@@ -162,7 +162,7 @@ def test_an_override_replaces_what_was_wrong(load):
             lambda s: s.to_dict()["arms"]["two"]["space"]["optimizer.name"]["spaces"]["sgd"],
         ),
         ("resources.gpu=0.5", lambda s: s.resources.gpu),
-        ("tracking.uri=a=b", lambda s: s.tracking.uri),
+        ("tracking.uri=http://a/b=c", lambda s: s.tracking.uri),
         ("schedule=decay", lambda s: s.arms["one"].base["schedule"]["name"]),
     ],
 )
@@ -174,7 +174,7 @@ def test_overrides_reach_every_key(load, override, read):
         "arms.two.space.loss.kappa=[0.5, 0.25]": [0.5, 0.25],
         "arms.two.space.optimizer.name.sgd.optimizer.momentum=[0.5]": {"optimizer.momentum": [0.5]},
         "resources.gpu=0.5": 0.5,
-        "tracking.uri=a=b": "a=b",
+        "tracking.uri=http://a/b=c": "http://a/b=c",
         "schedule=decay": "decay",
     }
     text = SMALL.replace("{trials: 3}", "{trials: 3, sampler: tpe}")

@@ -81,7 +81,10 @@ def changed(load, *replacements, start=SMALL):
         ("top: 2", "top: 3"),
         ("[5, 11]", "[5, 11, 7]"),
         ("steps: 13", "steps: 17"),
-        ("train: {steps: 7}", "train: {steps: 7}\nresources: {cpu: 2}\nbudget: {hours: 5}\ntracking: {uri: x}"),
+        (
+            "train: {steps: 7}",
+            'train: {steps: 7}\nresources: {cpu: 2}\nbudget: {hours: 5}\ntracking: {uri: "http://x"}',
+        ),
         ("  two:", "  three: {model: pixelcnn}\n  two:"),
     ],
 )

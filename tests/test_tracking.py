@@ -2,8 +2,10 @@
 
 import io
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.runs import FORMAT, RunFolder, load_runs, read_json, write_json
-from orchestrator.tracking import Mirror, address, default_uri, mirroring
+from orchestrator.runs import FORMAT, RunFolder, RunFolderError, load_runs, read_json, write_json
+from orchestrator.tracking import Mirror, address, default_uri, mirroring, serve
+from orchestrator.tracking import mirror as keep_up
+from reports.html import write_report
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -162,3 +166,67 @@ def test_the_address_of_the_ui_names_the_experiment_and_sorts_by_the_objective(r
     assert (where.netloc, page) == ("127.0.0.1:5001", "/experiments/7/runs")
     assert parse_qs(query)["orderByKey"] == ["metrics.`fd_lite0`"]
     assert parse_qs(query)["orderByAsc"] == ["true"]
+
+
+def test_best_first_shows_completed_search_trials_only_and_the_best_first(run, record_trial):
+    """The filter and the order of the address, through MLflow's own search of a real store."""
+    record_trial(run, "pixeliqn-search-1", state="diverged", steps=(50,))  # its last value is the best of all
+    record_trial(run, "pixeliqn-search-2", steps=(2, 10))
+    record_trial(run, "pixeliqn-search-3", steps=(2, 5))
+    record_trial(run, "pixeliqn-final-1", steps=(40,))
+    client = mlflow.MlflowClient(default_uri(run))
+    mirror = Mirror(run, client)
+    mirror.sync(load_runs(run.path))
+    query = parse_qs(urlsplit(address(run, "127.0.0.1", 5001)).fragment.split("?")[1])
+    (where,), (key,), (ascending,) = query["searchFilter"], query["orderByKey"], query["orderByAsc"]
+    order = [f"{key} {'ASC' if ascending == 'true' else 'DESC'}"]
+    found = client.search_runs([mirror.experiment], where, order_by=order)
+    assert [item.data.tags["trial"] for item in found] == [
+        "pixeliqn-search-2",
+        "pixelcnn-search-0",
+        "pixeliqn-search-3",
+    ]
+    everything = client.search_runs([mirror.experiment], "tags.trial != ''", order_by=order)
+    assert everything[0].data.tags["trial"] == "pixeliqn-search-1"
+
+
+def test_a_run_deleted_by_hand_stays_deleted(run):
+    """Also where the experiment is deleted and restored after it, upon which MLflow brings back every run."""
+    uri = default_uri(run)
+    client = mlflow.MlflowClient(uri)
+    with mirroring(run, None):
+        pass
+    experiment = client.get_experiment_by_name("study").experiment_id
+    theirs = client.create_run(experiment).info.run_id  # somebody else's, in the same experiment
+    ours = children(client, experiment)["pixelcnn-search-1"].info.run_id
+    client.delete_run(ours)
+    client.delete_run(theirs)
+    with mirroring(run, None):  # nothing to send, but the deleted runs are seen
+        pass
+    assert set(read_json(run.mirror)["deleted"]) == {ours, theirs}
+    assert len(children(client, experiment)) == 3  # it is not sent anew
+    client.delete_experiment(experiment)
+    mirror = Mirror(run, client)
+    mirror.sync(load_runs(run.path))
+    assert children(client, experiment).keys() == {item.id for item in load_runs(run.path)} - {"pixelcnn-search-1"}
+    assert {client.get_run(one).info.lifecycle_stage for one in (ours, theirs)} == {"deleted"}
+    assert len(client.search_runs([experiment])) == 3 + 1  # and the parent
+
+
+def test_a_store_of_an_older_mlflow_is_one_line_with_the_command(run, monkeypatch):
+    uri = default_uri(run)
+    with mirroring(run, None):
+        pass
+    with sqlite3.connect(run.path / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    expected = f"back it up, then run: mlflow db upgrade {uri}"
+    last_round = threading.Event()
+    last_round.set()
+    monkeypatch.setattr("orchestrator.tracking.PATIENCE_SECONDS", 1e9)  # it is not waited for
+    assert not keep_up(run, uri, last_round)
+    assert read_json(run.mirror)["error"].endswith(expected)
+    for ask in (lambda: serve(run.path, "127.0.0.1", 5001), lambda: write_report("mlflow:study", run.report, uri)):
+        with pytest.raises(RunFolderError) as caught:
+            ask()
+        assert str(caught.value).endswith(expected)
+        assert len(str(caught.value).splitlines()) == 1
