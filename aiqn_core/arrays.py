@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aiqn_core.pictures import Chunk, PrepareError
+from aiqn_core.pictures import Chunk, PrepareError, channel_notes, in_channels, without_colour
 
 SUFFIXES = (".npy", ".npz")
 IMAGES = {
@@ -21,29 +21,38 @@ LABELS = {
 }
 
 
-def read_arrays(source: Path) -> Iterator[Chunk]:
-    """The images of a .npy or .npz file; without a test set about one in ten is held out, by its content."""
+def read_arrays(source: Path, channels: int | None, notes: list[str]) -> Iterator[Chunk]:
+    """The images of a .npy or .npz file; without a test set about one in ten is held out, by its content.
+
+    One channel where no image has a colour, unless `channels` says how many; what was done is added to `notes`.
+    """
     arrays = _load(source)
     found = {split: next((key for key in keys if key in arrays), None) for split, keys in IMAGES.items()}
     if found["train"] is None:
         raise PrepareError(f"{source}: saw arrays {', '.join(arrays)}; expected one of {', '.join(IMAGES['train'])}")
-    for split, key in found.items():
-        if key is None:
-            continue
-        images = as_images(f"{source}, {key}", arrays[key])
-        name = next((key for key in LABELS[split] if key in arrays), None)
-        labels = np.zeros(len(images), np.int64) if name is None else arrays[name].reshape(-1)
-        if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
-            raise PrepareError(
-                f"{source}: saw labels {name} of {labels.dtype} {labels.shape}, expected {len(images)} integers from 0"
-            )
-        labels = labels.astype(np.int64)
-        if found["test"] is not None:
-            yield Chunk(split, images, labels)
-            continue
-        held_out = np.array([hashlib.sha256(image.tobytes()).digest()[0] < 26 for image in images], bool)
-        yield Chunk("train", images[~held_out], labels[~held_out])
-        yield Chunk("test", images[held_out], labels[held_out])
+    images = {split: as_images(f"{source}, {key}", arrays[key]) for split, key in found.items() if key is not None}
+    plain = all(map(without_colour, images.values()))
+    notes += channel_notes(plain, all(one.shape[1] == 1 for one in images.values()), channels)
+    for split, part in images.items():
+        yield from _chunks(source, split, in_channels(part, channels or (1 if plain else 3)), arrays, len(images) == 1)
+
+
+def _chunks(
+    source: Path, split: str, images: np.ndarray, arrays: dict[str, np.ndarray], hold_out: bool
+) -> Iterator[Chunk]:
+    name = next((key for key in LABELS[split] if key in arrays), None)
+    labels = np.zeros(len(images), np.int64) if name is None else arrays[name].reshape(-1)
+    if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
+        raise PrepareError(
+            f"{source}: saw labels {name} of {labels.dtype} {labels.shape}, expected {len(images)} integers from 0"
+        )
+    labels = labels.astype(np.int64)
+    if not hold_out:
+        yield Chunk(split, images, labels)
+        return
+    held_out = np.array([hashlib.sha256(image.tobytes()).digest()[0] < 26 for image in images], bool)
+    yield Chunk("train", images[~held_out], labels[~held_out])
+    yield Chunk("test", images[held_out], labels[held_out])
 
 
 def as_images(name: str, array: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aiqn_core.archives import Member, members
-from aiqn_core.pictures import Chunk, Facts, Place, PrepareError, decode, facts, pictures, told
+from aiqn_core.pictures import Chunk, Place, PrepareError, Survey, decode, pictures
 from aiqn_core.readers import IMAGE_SUFFIXES, is_image
 
 TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("validation", "valid", "val", "dev")
@@ -53,18 +53,18 @@ def read_folder(source: Path, size: int | None, layout: Layout) -> Iterator[Chun
 def folder_layout(source: Path, channels: int | None = None) -> Layout:
     """How a source of images is sorted; raises PrepareError where there are none, or where they are sorted otherwise.
 
-    A guess would be worse than an error: a class that cannot be read would vanish from the data. One channel where all
-    images are grey, unless `channels` says how many.
+    A guess would be worse than an error: a class that cannot be read would vanish from the data. One channel where no
+    image has a colour, unless `channels` says how many.
     """
     parents: set[tuple[str, ...]] = set()
     unread: set[tuple[str, ...]] = set()
     skipped: Counter[str] = Counter()
-    found: list[Facts] = []
+    survey = Survey()
     for member in members(source):
         path = PurePosixPath(member.name)
         if is_image(member):
             parents.add(path.parts[:-1])
-            found.append(facts(member.name, member.read()))
+            survey.add(member.name, member.read())
         else:
             skipped[path.suffix.lower() or "no suffix"] += 1
             if path.suffix.lower() in UNREAD:
@@ -79,13 +79,8 @@ def folder_layout(source: Path, channels: int | None = None) -> Layout:
         )
     depth = _depth(source, parents)
     classes = [""] if depth == 1 else sorted({parent[-1] if parent else "" for parent in parents}, key=natural)
-    grey = all(one.grey for one in found)
     said = [f"Skipped: {', '.join(f'{count:,} {kind}' for kind, count in sorted(skipped.items()))}"] if skipped else []
-    if channels is None and grey:
-        said.append("All images are grey: one channel (--channels 3 repeats it)")
-    if channels == 1 and not grey:
-        said.append("Colours were made grey (--channels 1)")
-    return Layout(classes, depth, channels or (1 if grey else 3), [*_splits(parents, depth), *told(found), *said])
+    return Layout(classes, depth, survey.channels(channels), [*_splits(parents, depth), *survey.notes(channels), *said])
 
 
 def _depth(source: Path, parents: set[tuple[str, ...]]) -> int:

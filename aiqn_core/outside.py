@@ -122,7 +122,7 @@ def read_images(source: Path) -> Images:
         return torch.from_numpy(_read_array(source))
     if source.suffix == ".npz":
         try:
-            return torch.from_numpy(np.concatenate([chunk.images for chunk in read_arrays(source)]))
+            return torch.from_numpy(np.concatenate([chunk.images for chunk in read_arrays(source, None, [])]))
         except ValueError as error:
             raise SamplesError(str(error)) from None
     try:

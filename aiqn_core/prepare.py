@@ -46,7 +46,7 @@ def prepare(
     """Prepare the data set `name` from the archive or folder `source`; returns the folder that was written.
 
     `to` is where, see `prepared_folder`; what is there already is kept unless `force`. `size` crops and resizes the
-    images of a folder to a square, `channels` is 1 or 3, else 1 where all are grey. `unverified` takes
+    images of a folder to a square, `channels` is 1 or 3, else 1 where no image has a colour. `unverified` takes
     archives with another checksum and other numbers of images than
     the published ones. Raises PrepareError for wrong or damaged input, and then leaves nothing behind.
     """
@@ -58,8 +58,8 @@ def prepare(
         raise PrepareError(f"size: saw {size}, but {name} has its own size; leave it out")
     if channels is not None and (dataset is not FOLDER or channels not in (1, 3)):
         raise PrepareError(f"channels: saw {channels}, expected 1 or 3 for images of your own; else leave it out")
-    if dataset is FOLDER and source.suffix in SUFFIXES and (size or channels):
-        raise PrepareError("size, channels: images in an array are taken as they are; leave them out")
+    if dataset is FOLDER and source.suffix in SUFFIXES and size is not None:
+        raise PrepareError(f"size: saw {size}, but images in an array keep their size; leave it out")
     if name in BUNDLED_DATA:
         raise PrepareError(f"saw the name {name!r}, which is bundled and needs no preparing; choose another name")
     if not force and folder.exists():
@@ -72,6 +72,7 @@ def prepare(
         verified = [] if unverified else _verify(source, dataset)
         own_arrays = dataset is FOLDER and source.suffix in SUFFIXES
         layout = folder_layout(source, channels) if dataset is FOLDER and not own_arrays else None
+        notes: list[str] = [] if layout is None else layout.notes
         about = {
             "name": name,
             "source": source.name,
@@ -79,12 +80,12 @@ def prepare(
             "verified": verified,
             "cite": dataset.cite,
             "classes": dataset.classes if layout is None else layout.classes,
-            "notes": [] if layout is None else layout.notes,
+            "notes": notes,
         }
         with writing(folder, about, shuffle=dataset.shuffle) as writer:
             done = 0
             if own_arrays:
-                chunks = read_arrays(source)
+                chunks = read_arrays(source, channels, notes)
             else:
                 chunks = dataset.read(source, size) if layout is None else read_folder(source, size, layout)
             for chunk in chunks:

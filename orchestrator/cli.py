@@ -239,7 +239,7 @@ def prepare(
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Crop and resize your own images to this square.")] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, max=3, help="1 or 3 for your own images; else 1 where all are grey.")
+        int | None, typer.Option(min=1, max=3, help="1 or 3 for your own images; else 1 where none has a colour.")
     ] = None,
     unverified: Annotated[bool, typer.Option(help="Take another checksum or number of images than published.")] = False,
     force: Annotated[bool, typer.Option(help="Replace what was prepared before.")] = False,

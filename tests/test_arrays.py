@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from aiqn_core.config import DataConfig
@@ -9,6 +10,7 @@ from aiqn_core.data import load_data
 from aiqn_core.outside import read_images
 from aiqn_core.pictures import PrepareError
 from aiqn_core.prepare import prepare
+from aiqn_core.prepared import read_about
 from orchestrator.cli import app
 
 RANDOM = np.random.RandomState(0)
@@ -38,6 +40,27 @@ def test_named_arrays_with_labels(tmp_path):
     truth = {image.tobytes(): label for image, label in zip(IMAGES.transpose(0, 3, 1, 2), LABELS, strict=True)}
     assert [truth[image.tobytes()] for image in data.train.numpy()] == data.train_labels.tolist()
     assert (len(data.test), data.num_classes) == (11, 4)
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(None, 1), (1, 1), (3, 3)])
+def test_arrays_without_colours_have_one_channel(tmp_path, channels, expected):
+    grey = IMAGES[:, :, :, :1]
+    np.savez(tmp_path / "x.npz", x_train=grey.repeat(3, 3), x_test=OTHERS[:, :, :, :1].repeat(3, 3))
+    folder = prepare("mine", tmp_path / "x.npz", tmp_path / "out", channels=channels)
+    data = load_data(DataConfig("mine", str(folder)))
+    assert data.shape == (expected, 7, 5)
+    assert {image[0].tobytes() for image in data.train.numpy()} == {image.tobytes() for image in grey}
+    said = "All images are grey, with three equal channels: one is kept (--channels 3 keeps three)"
+    assert (said in read_about(folder)["notes"]) == (channels is None)
+
+
+def test_colours_of_arrays_are_made_grey_as_pillow_does(tmp_path):
+    np.save(tmp_path / "x.npy", OTHERS)
+    folder = prepare("mine", tmp_path / "x.npy", tmp_path / "out", channels=1)
+    data = load_data(DataConfig("mine", str(folder)))
+    seen = {image.tobytes() for image in np.concatenate([data.train.numpy(), data.test.numpy()])}
+    assert seen == {np.asarray(Image.fromarray(image).convert("L")).tobytes() for image in OTHERS}
+    assert read_about(folder)["notes"] == ["Colours were made grey (--channels 1)"]
 
 
 def test_bad_arrays_are_one_clear_error(tmp_path):
