@@ -26,6 +26,9 @@ FORMATS = (
     "GIF",
     "AVIF",
 )  # what is in a file decides, not its name: no others are decoded
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".gif", ".avif"),
+)
 GREY = ("1", "L", "LA", "La")  # modes; and those of 16 bits
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -37,7 +40,7 @@ class PrepareError(ValueError):
 class Chunk(NamedTuple):
     """Some images of one split."""
 
-    split: str
+    split: str  # train, test, or empty where it is not known
     images: np.ndarray  # (n, C, H, W) uint8
     labels: np.ndarray  # (n,)
 
@@ -48,6 +51,11 @@ class Place(NamedTuple):
     split: str
     label: int
     key: str
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def pictures(
@@ -136,9 +144,13 @@ class Survey:
         """1 where no image has a colour, else 3, unless one of them was asked for."""
         return asked or (1 if self.plain else 3)
 
-    def notes(self, asked: int | None) -> list[str]:
+    def notes(self) -> list[str]:
         """What is done to the images besides decoding them, in a sentence each."""
-        return [*told(self.found), *channel_notes(self.plain, all(one.grey for one in self.found), asked)]
+        return told(self.found)
+
+    def channel_notes(self, asked: int | None) -> list[str]:
+        """What is said of the channels."""
+        return channel_notes(self.plain, all(one.grey for one in self.found), asked)
 
 
 def channel_notes(plain: bool, stored: bool, asked: int | None) -> list[str]:

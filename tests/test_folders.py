@@ -55,7 +55,7 @@ def test_grey_images_have_one_channel(tmp_path, mode):
     assert np.array_equal(data.train[0, 0].numpy(), expected)
     assert "All images are grey: one channel (--channels 3 repeats it)" in about["notes"]
     assert ("2 images of 16 bits: scaled to 8" in about["notes"]) == (mode == "I;16")
-    assert read_images(tmp_path / "in").shape == (2, 1, 7, 5)
+    assert read_images(tmp_path / "in").images.shape == (2, 1, 7, 5)
 
 
 def test_one_colour_image_or_a_wish_makes_three_channels(tmp_path):

@@ -155,7 +155,7 @@ def test_the_command(trial, tmp_path, digits, monkeypatch):
 def test_layouts_of_arrays(tmp_path, shape):
     array = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
     np.save(tmp_path / "x.npy", array)
-    images = read_images(tmp_path / "x.npy")
+    images = read_images(tmp_path / "x.npy").images
     planes = array[:, None] if len(shape) == 3 else array if shape[1] < 5 else array.transpose(0, 3, 1, 2)
     assert torch.equal(images, torch.from_numpy(np.ascontiguousarray(planes)))
 
