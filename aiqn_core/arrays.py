@@ -12,8 +12,9 @@ import numpy as np
 
 from aiqn_core.archives import ARCHIVES, Member, members
 from aiqn_core.idx import parse, unpacked
-from aiqn_core.pictures import Chunk, PrepareError, channel_notes, in_channels, without_colour
+from aiqn_core.pictures import Chunk, PrepareError
 from aiqn_core.splits import SPLIT_NAMES, Own, check_splits, split_notes, split_word, words
+from aiqn_core.survey import channel_notes, in_channels, without_colour
 
 SUFFIXES = (".npy", ".npz")
 IDX = re.compile(r"[-.]idx\d(-ubyte)?(\.gz)?$")
@@ -42,14 +43,14 @@ def array_images(source: Path, channels: int | None = None) -> Own:
     One channel where no image has a colour, unless `channels` says how many. Raises PrepareError for other arrays.
     """
     images: list[Named] = []
-    labels: dict[tuple[str, ...], Named] = {}
+    labels: list[Named] = []
     others: list[str] = []
     for one in _arrays(source):
         role = _role(source, one)
         if role == "images":
             images.append(one._replace(array=as_images(one.name, one.array)))
-        elif role == "labels" and (one.split, *one.rest) not in labels:
-            labels[one.split, *one.rest] = one
+        elif role == "labels":
+            labels.append(one)
         else:
             others.append(one.name)
     if not images:
@@ -61,14 +62,15 @@ def array_images(source: Path, channels: int | None = None) -> Own:
     plain = all(without_colour(one.array) for one in images)
     stored = all(one.array.shape[1] == 1 for one in images)
     count = channels or (1 if plain else 3)
+    paired = {one.name: _labels(one, images, labels) for one in images}
 
     def chunks() -> Iterator[Chunk]:
         for one in images:
             where = SPLIT_NAMES[one.split] if split else ""
-            yield Chunk(where, in_channels(one.array, count), _labels(one, labels))
+            yield Chunk(where, in_channels(one.array, count), _numbers(one, paired[one.name]))
 
-    used = {(one.split, *one.rest) for one in images}
-    others += [one.name for key, one in labels.items() if key not in used]
+    used = {one.name for one in paired.values() if one is not None}
+    others += [one.name for one in labels if one.name not in used]
     shown = [name.removeprefix(f"{source}, ").removeprefix(f"{source}/") for name in others]
     sorting = [*split_notes(one.split for one in images if split), *channel_notes(plain, stored, channels)]
     return Own(chunks(), [], sorting, [f"Arrays not used: {', '.join(shown)}"] if shown else [])
@@ -128,14 +130,22 @@ def _once(source: Path, images: list[Named]) -> None:
             raise PrepareError(f"{source}: saw {before} and {one.name}, expected one of the two, or names that differ")
 
 
-def _labels(images: Named, labels: dict[tuple[str, ...], Named]) -> np.ndarray:
-    """The labels (N,) of images; all are 0 where no array has any."""
+def _labels(one: Named, images: list[Named], labels: list[Named]) -> Named | None:
+    """The labels of images: those with the same name but for the word `labels`, or the only ones; None without any."""
+    same = [label for label in labels if label.split == one.split]
+    exact = [label for label in same if label.rest == one.rest]
+    if not exact and len(same) == 1 and sum(other.split == one.split for other in images) == 1:
+        exact = same
+    if labels and not exact:
+        raise PrepareError(f"{one.name}: saw no labels for these images, but {labels[0].name}; expected some for each")
+    return exact[0] if exact else None
+
+
+def _numbers(images: Named, one: Named | None) -> np.ndarray:
+    """Labels (N,) from 0; all are 0 where there are none."""
     count = len(images.array)
-    if not labels:
-        return np.zeros(count, np.int64)
-    one = labels.get((images.split, *images.rest))
     if one is None:
-        raise PrepareError(f"{images.name}: saw no labels for these images, but {next(iter(labels.values())).name}")
+        return np.zeros(count, np.int64)
     found = one.array.reshape(-1)
     if len(found) != count or not np.issubdtype(found.dtype, np.integer) or found.min(initial=0) < 0:
         shown = f"{found.dtype} {one.array.shape}"

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from aiqn_core.archives import Member, members
-from aiqn_core.pictures import IMAGE_SUFFIXES, Chunk, Place, PrepareError, Survey, decode, is_image, pictures
+from aiqn_core.pictures import IMAGE_SUFFIXES, Chunk, Place, PrepareError, decode, is_image, pictures
 from aiqn_core.splits import SPLIT_NAMES, split_notes
+from aiqn_core.survey import Survey
 
 UNREAD = (".heic", ".heif", ".jp2", ".jxl", ".svg", ".psd", ".eps", ".tga", ".ico", ".dcm", ".exr", ".pcx", ".dng")
 VALID = "<class>/<image>, or train/<class>/<image> and test/<class>/<image>"

@@ -19,10 +19,11 @@ from aiqn_core.data import ImageData, image_checksum, load_data
 from aiqn_core.folders import kind, skipped_note
 from aiqn_core.metrics import SUBSETS, subset_size
 from aiqn_core.own import EXPECTED, PICTURES, form_of, own_images
-from aiqn_core.pictures import PrepareError, Survey, decode, is_image, stack
+from aiqn_core.pictures import PrepareError, decode, is_image, stack
 from aiqn_core.reference import cached_reference
 from aiqn_core.sampling import sample
 from aiqn_core.scores import evaluate_images
+from aiqn_core.survey import Survey
 from aiqn_core.trained import load_trained
 from aiqn_core.training import evaluate, evaluation_draws, feature_extractor, protocol, reference_images
 from aiqn_core.vectors import AIQN, MADE

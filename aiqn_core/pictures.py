@@ -29,7 +29,6 @@ FORMATS = (
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".gif", ".avif"),
 )
-GREY = ("1", "L", "LA", "La")  # modes; and those of 16 bits
 ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -100,97 +99,6 @@ def stack(name: str, images: list[np.ndarray]) -> np.ndarray:
     return np.stack(images)
 
 
-class Facts(NamedTuple):
-    """What the header of an image file says, by which decoding changes its values."""
-
-    grey: bool  # by its kind; an image in colours may still have none
-    transparent: bool
-    turned: bool
-    deep: bool  # 16 bits
-    frames: bool  # more than one
-
-
-def facts(name: str, content: bytes) -> Facts:
-    """The facts of an image file; raises PrepareError for what is no image of `FORMATS`."""
-    with _opened(name, content) as file:
-        grey = file.mode in GREY or file.mode.startswith("I") or "LA;16B" in _raw_modes(file)
-        deep = file.mode.startswith("I") or _sixteen_bits(file)
-        if file.mode == "P":
-            palette = np.array(file.getpalette("RGB") or [0]).reshape(-1, 3 if file.getpalette("RGB") else 1)
-            grey = bool((palette == palette[:, :1]).all())
-        transparent = file.has_transparency_data
-        turned = file.getexif().get(ORIENTATION, 1) in range(2, 9)
-        try:
-            file.seek(1)
-        except EOFError:
-            return Facts(grey, transparent, turned, deep, frames=False)
-        return Facts(grey, transparent, turned, deep, frames=True)
-
-
-class Survey:
-    """What is known of some image files before they are read for good; each is to be added once."""
-
-    def __init__(self) -> None:
-        self.found: list[Facts] = []
-        self.plain = True  # whether no image has shown a colour so far
-
-    def add(self, name: str, content: bytes) -> None:
-        """Look at an image; it is decoded only where it might be the first one with a colour."""
-        one = facts(name, content)
-        self.found.append(one)
-        self.plain = self.plain and (one.grey or without_colour(decode(name, content)[None]))
-
-    def channels(self, asked: int | None) -> int:
-        """1 where no image has a colour, else 3, unless one of them was asked for."""
-        return asked or (1 if self.plain else 3)
-
-    def notes(self) -> list[str]:
-        """What is done to the images besides decoding them, in a sentence each."""
-        return told(self.found)
-
-    def channel_notes(self, asked: int | None) -> list[str]:
-        """What is said of the channels."""
-        return channel_notes(self.plain, all(one.grey for one in self.found), asked)
-
-
-def channel_notes(plain: bool, stored: bool, asked: int | None) -> list[str]:
-    """What is said of the channels: `plain` where no image has a colour, `stored` where they are stored so too."""
-    if asked is None and plain and stored:
-        return ["All images are grey: one channel (--channels 3 repeats it)"]
-    if asked is None and plain:
-        return ["All images are grey, with three equal channels: one is kept (--channels 3 keeps three)"]
-    return ["Colours were made grey (--channels 1)"] if asked == 1 and not plain else []
-
-
-def without_colour(images: np.ndarray) -> bool:
-    """Whether images (N, C, H, W) have one channel, or three equal ones."""
-    return images.shape[1] == 1 or bool((images == images[:, :1]).all())
-
-
-def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images (N, 1 or 3, H, W) with that many channels: one is repeated, three become grey as Pillow makes it."""
-    if images.shape[1] == channels:
-        return images
-    if channels == 3:
-        return images.repeat(3, 1)
-    weights = np.array([19595, 38470, 7471], np.uint32)  # of 65,536: the luma of ITU-R 601
-    return ((np.einsum("nchw,c->nhw", images.astype(np.uint32), weights) + 32768) >> 16)[:, None].astype(np.uint8)
-
-
-def told(found: list[Facts]) -> list[str]:
-    """What was done to images besides decoding them, in a sentence each."""
-    count = {key: sum(getattr(one, key) for one in found) for key in Facts._fields}
-    sentences = {
-        "transparent": "with transparency: composed over white",
-        "turned": "turned upright by their EXIF orientation",
-        "deep": "of 16 bits: scaled to 8",
-        "frames": "of several frames or pages: the first one is taken",
-    }
-    return [
-        f"{count[key]:,} {'image' if count[key] == 1 else 'images'} {s}" for key, s in sentences.items() if count[key]
-    ]
-
-
 def decode(
     name: str,
     content: bytes,
@@ -207,7 +115,7 @@ def decode(
     """
     from PIL import Image, ImageOps
 
-    with _opened(name, content) as file:
+    with opened(name, content) as file:
         image = ImageOps.exif_transpose(_eight_bits(name, content, file))
         if image.has_transparency_data:
             above = image.convert("RGBA")
@@ -228,7 +136,7 @@ def decode(
 
 
 @contextlib.contextmanager
-def _opened(name: str, content: bytes) -> Iterator["Image.Image"]:
+def opened(name: str, content: bytes) -> Iterator["Image.Image"]:
     """An image file, not yet decoded; whatever Pillow raises inside on damaged bytes is one PrepareError."""
     from PIL import Image, UnidentifiedImageError
 
@@ -247,7 +155,7 @@ def _opened(name: str, content: bytes) -> Iterator["Image.Image"]:
         raise PrepareError(f"{name}: is no complete image ({error})") from None
 
 
-def _raw_modes(file: "Image.Image") -> set[str]:
+def raw_modes(file: "Image.Image") -> set[str]:
     """How Pillow is going to read the samples of a PNG or TIFF file, such as `RGB;16B`."""
     if file.format not in ("PNG", "TIFF"):
         return set()
@@ -255,8 +163,9 @@ def _raw_modes(file: "Image.Image") -> set[str]:
     return {value if isinstance(value, str) else str(value[0]) for value in arguments}
 
 
-def _sixteen_bits(file: "Image.Image") -> bool:
-    return any(";16" in raw for raw in _raw_modes(file)) or (file.format == "PPM" and _ppm_range(file) > 255)
+def sixteen_bits(file: "Image.Image") -> bool:
+    """Whether the samples of an opened image have more than 8 bits."""
+    return any(";16" in raw for raw in raw_modes(file)) or (file.format == "PPM" and _ppm_range(file) > 255)
 
 
 def _ppm_range(file: "Image.Image") -> int:
@@ -271,10 +180,10 @@ def _eight_bits(name: str, content: bytes, file: "Image.Image") -> "Image.Image"
     """
     from PIL import Image
 
-    if not (file.mode.startswith("I") or (_sixteen_bits(file) and file.format != "PPM")):
+    if not (file.mode.startswith("I") or (sixteen_bits(file) and file.format != "PPM")):
         return file
     if file.format == "TIFF" and (file.mode not in ("I;16", "I;16B") or not _plain_tiff(file)):
-        seen = ", ".join(sorted(_raw_modes(file)))
+        seen = ", ".join(sorted(raw_modes(file)))
         raise PrepareError(f"{name}: saw a TIFF of more than 8 bits ({seen}), expected 8; save it so, or as a PNG")
     if "transparency" in file.info:
         raise PrepareError(f"{name}: saw 16 bits with a transparent value, expected one of the two; save it as 8 bits")
@@ -291,7 +200,7 @@ def _eight_bits(name: str, content: bytes, file: "Image.Image") -> "Image.Image"
 def _plain_tiff(file: "Image.Image") -> bool:
     """Whether the 16 bits of a grey TIFF are all used, and black is 0."""
     black_is_zero = file.tag_v2.get(262, 1) == 1  # type: ignore[attr-defined]
-    return black_is_zero and _raw_modes(file) <= {"I;16", "I;16B", "I;16N"}
+    return black_is_zero and raw_modes(file) <= {"I;16", "I;16B", "I;16N"}
 
 
 def _colours(content: bytes, file: "Image.Image") -> np.ndarray:
@@ -303,7 +212,7 @@ def _colours(content: bytes, file: "Image.Image") -> np.ndarray:
             again.tile = [tile._replace(args=raw) for tile in again.tile]
             return np.asarray(again).astype(np.int64)
 
-    (raw,) = _raw_modes(file)
+    (raw,) = raw_modes(file)
     if raw == "LA;16B":  # four bytes for a pixel, as many as RGBA has
         bytes_ = read("RGBA")
         return bytes_[:, :, ::2] * 256 + bytes_[:, :, 1::2]

@@ -10,8 +10,9 @@ import numpy as np
 from aiqn_core.archives import Member, members
 from aiqn_core.folders import natural
 from aiqn_core.parquet import Columns, find_columns, image_bytes, named_classes, opened, read_table
-from aiqn_core.pictures import CHUNK, Chunk, PrepareError, Survey
+from aiqn_core.pictures import CHUNK, Chunk, PrepareError
 from aiqn_core.splits import SPLIT_NAMES, Own, check_splits, split_notes, split_word
+from aiqn_core.survey import Survey
 
 MOST_CLASSES = 65_536
 
