@@ -15,6 +15,7 @@ from aiqn_core.splits import SPLIT_NAMES, split_notes
 from aiqn_core.survey import Survey
 
 UNREAD = (".heic", ".heif", ".jp2", ".jxl", ".svg", ".psd", ".eps", ".tga", ".ico", ".dcm", ".exr", ".pcx", ".dng")
+SUFFIXES = ", ".join(IMAGE_SUFFIXES)
 VALID = "<class>/<image>, or train/<class>/<image> and test/<class>/<image>"
 
 
@@ -69,12 +70,14 @@ def folder_layout(source: Path, channels: int | None = None) -> Layout:
             if kind(member) in UNREAD:
                 unread.add(path.parts[:-1])
     if not parents:
-        raise PrepareError(f"{source}: no images in it; expected {VALID} ending in {', '.join(IMAGE_SUFFIXES)}")
+        raise PrepareError(
+            f"{source}: no images in it; expected {VALID} ending in {SUFFIXES}, or .npy, .npz, .parquet or IDX files"
+        )
     if lost := sorted("/".join(parent) for parent in unread - parents):
         kinds = ", ".join(one for one in skipped if one in UNREAD)
         raise PrepareError(
             f"{source}: saw only images of kinds that are not read ({kinds}) in {', '.join(lost[:4])}, a class that "
-            f"would vanish; expected {', '.join(IMAGE_SUFFIXES)}"
+            f"would vanish; expected {SUFFIXES}"
         )
     depth = _depth(source, parents)
     classes = [""] if depth == 1 else sorted({parent[-1] if parent else "" for parent in parents}, key=natural)

@@ -131,7 +131,7 @@ def _real_images(against: str, settings: EvaluateConfig) -> tuple[Images, dict[s
 
 
 def read_images(source: Path) -> Read:
-    """The images of a source in any form that `aiqn data prepare` reads; raises SamplesError where there are none.
+    """The images of a source in any form `own` knows; raises SamplesError where there are none.
 
     All are taken, whatever their split; image files may lie in any folders.
     """

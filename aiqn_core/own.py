@@ -5,13 +5,13 @@ from pathlib import Path
 
 from aiqn_core.archives import members
 from aiqn_core.arrays import array_images, is_array
-from aiqn_core.folders import folder_layout, read_folder
-from aiqn_core.pictures import IMAGE_SUFFIXES, PrepareError, is_image
+from aiqn_core.folders import SUFFIXES, folder_layout, read_folder
+from aiqn_core.pictures import PrepareError, is_image
 from aiqn_core.splits import Own
 from aiqn_core.tables import is_table, table_images
 
 PICTURES, TABLES, ARRAYS = "image files", "Parquet files", "arrays"
-EXPECTED = f"files ending in {', '.join(IMAGE_SUFFIXES)}, .npy, .npz or .parquet, or IDX files"
+EXPECTED = f"files ending in {SUFFIXES}, .npy, .npz or .parquet, or IDX files"
 
 
 def own_images(source: Path, size: int | None = None, channels: int | None = None) -> Own:
