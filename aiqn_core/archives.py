@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-LARGEST_MEMBER = 2**30  # bytes; the largest member of the data sets we know has 400 MB
+LARGEST_MEMBER = 2**31  # bytes; the largest member of the data sets we know, of ImageNet at 64 pixels, has 1.6 GB
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 ENCRYPTED = 1  # bit 0 of a zip member's flags
 DAMAGE = (
@@ -62,7 +62,7 @@ def named(source: Path, name: str) -> list[Path]:
     """The files of that name: the source itself, those directly in it and those in its folders."""
     if source.is_file():
         return [source] if source.name == name else []
-    return sorted([*source.glob(name), *source.glob(f"*/{name}")])
+    return sorted(path for path in (*source.glob(name), *source.glob(f"*/{name}")) if path.is_file())
 
 
 def digest(path: Path, algorithm: str) -> str:

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from aiqn_core.archives import Member, members
-from aiqn_core.pictures import Chunk, Facts, Place, PrepareError, decode, facts, pictures, told
-from aiqn_core.readers import IMAGE_SUFFIXES, is_image
+from aiqn_core.pictures import IMAGE_SUFFIXES, Chunk, Place, PrepareError, decode, is_image, pictures
+from aiqn_core.splits import SPLIT_NAMES, split_notes
+from aiqn_core.survey import Survey
 
-TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("validation", "valid", "val", "dev")
-SPLIT_NAMES = {name: "train" if name in TRAIN else "test" for name in (*TRAIN, *TEST, *VALIDATION)}
 UNREAD = (".heic", ".heif", ".jp2", ".jxl", ".svg", ".psd", ".eps", ".tga", ".ico", ".dcm", ".exr", ".pcx", ".dng")
+SUFFIXES = ", ".join(IMAGE_SUFFIXES)
 VALID = "<class>/<image>, or train/<class>/<image> and test/<class>/<image>"
 
 
@@ -35,7 +35,7 @@ def read_folder(source: Path, size: int | None, layout: Layout) -> Iterator[Chun
     """
 
     def where(member: Member) -> Place | None:
-        if not is_image(member):
+        if not is_image(member.base):
             return None
         parts = PurePosixPath(member.name).parts
         label = layout.classes.index(parts[-2] if len(parts) > 1 and layout.depth != 1 else "")
@@ -53,39 +53,47 @@ def read_folder(source: Path, size: int | None, layout: Layout) -> Iterator[Chun
 def folder_layout(source: Path, channels: int | None = None) -> Layout:
     """How a source of images is sorted; raises PrepareError where there are none, or where they are sorted otherwise.
 
-    A guess would be worse than an error: a class that cannot be read would vanish from the data. One channel where all
-    images are grey, unless `channels` says how many.
+    A guess would be worse than an error: a class that cannot be read would vanish from the data. One channel where no
+    image has a colour, unless `channels` says how many.
     """
     parents: set[tuple[str, ...]] = set()
     unread: set[tuple[str, ...]] = set()
     skipped: Counter[str] = Counter()
-    found: list[Facts] = []
+    survey = Survey()
     for member in members(source):
         path = PurePosixPath(member.name)
-        if is_image(member):
+        if is_image(member.base):
             parents.add(path.parts[:-1])
-            found.append(facts(member.name, member.read()))
+            survey.add(member.name, member.read())
         else:
-            skipped[path.suffix.lower() or "no suffix"] += 1
-            if path.suffix.lower() in UNREAD:
+            skipped[kind(member)] += 1
+            if kind(member) in UNREAD:
                 unread.add(path.parts[:-1])
     if not parents:
-        raise PrepareError(f"{source}: no images in it; expected {VALID} ending in {', '.join(IMAGE_SUFFIXES)}")
+        raise PrepareError(
+            f"{source}: no images in it; expected {VALID} ending in {SUFFIXES}, or .npy, .npz, .parquet or IDX files"
+        )
     if lost := sorted("/".join(parent) for parent in unread - parents):
-        kinds = ", ".join(kind for kind in skipped if kind in UNREAD)
+        kinds = ", ".join(one for one in skipped if one in UNREAD)
         raise PrepareError(
             f"{source}: saw only images of kinds that are not read ({kinds}) in {', '.join(lost[:4])}, a class that "
-            f"would vanish; expected {', '.join(IMAGE_SUFFIXES)}"
+            f"would vanish; expected {SUFFIXES}"
         )
     depth = _depth(source, parents)
     classes = [""] if depth == 1 else sorted({parent[-1] if parent else "" for parent in parents}, key=natural)
-    grey = all(one.grey for one in found)
-    said = [f"Skipped: {', '.join(f'{count:,} {kind}' for kind, count in sorted(skipped.items()))}"] if skipped else []
-    if channels is None and grey:
-        said.append("All images are grey: one channel (--channels 3 repeats it)")
-    if channels == 1 and not grey:
-        said.append("Colours were made grey (--channels 1)")
-    return Layout(classes, depth, channels or (1 if grey else 3), [*_splits(parents, depth), *told(found), *said])
+    notes = [*split_notes(parent[-depth] for parent in parents if depth), *survey.notes()]
+    notes += [*survey.channel_notes(channels), *skipped_note(skipped)]
+    return Layout(classes, depth, survey.channels(channels), notes)
+
+
+def kind(member: Member) -> str:
+    """What a file is by its name: its suffix, in lower case."""
+    return PurePosixPath(member.name).suffix.lower() or "no suffix"
+
+
+def skipped_note(skipped: Counter[str]) -> list[str]:
+    """What is said of the files that are no images, by their kinds."""
+    return [f"Skipped: {', '.join(f'{count:,} {one}' for one, count in sorted(skipped.items()))}"] if skipped else []
 
 
 def _depth(source: Path, parents: set[tuple[str, ...]]) -> int:
@@ -99,15 +107,6 @@ def _depth(source: Path, parents: set[tuple[str, ...]]) -> int:
         return 0
     seen = ", ".join(sorted("/".join((*parent, "<image>")) for parent in parents)[:4])
     raise PrepareError(f"{source}: saw {seen}{', ...' if len(parents) > 4 else ''}; expected {VALID}")
-
-
-def _splits(parents: set[tuple[str, ...]], depth: int) -> list[str]:
-    """What became of the splits that are not called train and test."""
-    names = sorted({parent[-depth] for parent in parents}) if depth else []
-    if {name.lower() for name in names} <= {"train", "test"}:
-        return []
-    parts = {split: [name for name in names if SPLIT_NAMES[name.lower()] == split] for split in ("train", "test")}
-    return [f"Trained on: {', '.join(parts['train'])}; held out: {', '.join(parts['test'])}"]
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:

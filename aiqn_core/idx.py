@@ -18,7 +18,7 @@ PARTS["test"] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 NAMES = tuple(name for pair in PARTS.values() for name in pair)
 
 
-def read_idx(source: Path, size: int | None) -> Iterator[Chunk]:
+def read_idx(source: Path) -> Iterator[Chunk]:
     """The four files of a folder or an archive as images (n, 1, H, W) and labels, the training images first."""
     found: dict[str, np.ndarray] = {}
     for member in members(source):

@@ -1,9 +1,10 @@
-"""Samples from anywhere scored by the code that scores trainings: a trial, a folder of images, a NumPy file.
+"""Samples from anywhere scored by the code that scores trainings: a trial, or images in any form we read.
 
 Only which images there are decides their scores, not their order, names or container: see `in_fixed_order`.
 """
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,15 +14,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from aiqn_core.archives import ArchiveError, members
-from aiqn_core.arrays import read_arrays
 from aiqn_core.config import BUNDLED_DATA, DataConfig, EvaluateConfig, TrainConfig
 from aiqn_core.data import ImageData, image_checksum, load_data
+from aiqn_core.folders import kind, skipped_note
 from aiqn_core.metrics import SUBSETS, subset_size
-from aiqn_core.pictures import decode, facts, stack
-from aiqn_core.readers import IMAGE_SUFFIXES
+from aiqn_core.own import EXPECTED, PICTURES, form_of, own_images
+from aiqn_core.pictures import PrepareError, decode, is_image, stack
 from aiqn_core.reference import cached_reference
 from aiqn_core.sampling import sample
 from aiqn_core.scores import evaluate_images
+from aiqn_core.survey import Survey
 from aiqn_core.trained import load_trained
 from aiqn_core.training import evaluate, evaluation_draws, feature_extractor, protocol, reference_images
 from aiqn_core.vectors import AIQN, MADE
@@ -38,6 +40,14 @@ class Scored(NamedTuple):
 
     scores: dict[str, float]
     protocol: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what was done to the images, or left out
+
+
+class Read(NamedTuple):
+    """The images of a source, and what was done to them or left out, in sentences."""
+
+    images: Images
+    notes: list[str]
 
 
 def is_trial(source: Path) -> bool:
@@ -46,19 +56,21 @@ def is_trial(source: Path) -> bool:
 
 
 def evaluate_files(source: Path, against: str | None, **settings: Any) -> Scored:
-    """Scores of the images in a folder, an archive or a .npy file; `settings` are those of an evaluation.
+    """Scores of the images of a source, see `read_images`; `settings` are those of an evaluation.
 
     Raises SamplesError for what holds no such images, ConfigError for settings or data that are wrong.
     """
     if against is None:
         raise SamplesError(f"{source}: saw no trial and no --against; expected the data set or folder to compare with")
-    images = in_fixed_order(read_images(source))
+    read = read_images(source)
+    images = in_fixed_order(read.images)
     least = settings.get("samples", 3)
     if len(images) < least:
         raise SamplesError(f"{source}: saw {_counted(len(images))}, expected at least {least:,}")
     images = images[: settings.get("samples")]
     config = TrainConfig.from_dict({"evaluate": {"splits": min(10, len(images)), **settings, "samples": len(images)}})
-    return _scored(images, against, config.evaluate)
+    scored = _scored(images, against, config.evaluate)
+    return scored._replace(notes=(*(f"{source.name}: {note}" for note in read.notes), *scored.notes))
 
 
 def evaluate_trial(folder: Path, against: str | None = None, **settings: Any) -> Scored:
@@ -83,27 +95,29 @@ def evaluate_trial(folder: Path, against: str | None = None, **settings: Any) ->
     images = sample(model, len(tau), tau=tau.to(device), label=None if label is None else label.to(device)).cpu()
     scored = _scored(images, against, config.evaluate)
     weights = protocol(config, data)["model_weights"]
-    return Scored(scored.scores, {**scored.protocol, "model_weights": weights, "step": trained.step})
+    return scored._replace(protocol={**scored.protocol, "model_weights": weights, "step": trained.step})
 
 
 def _scored(images: Images, against: str, settings: EvaluateConfig) -> Scored:
     assert settings.splits is not None  # completed by TrainConfig
-    real, about = _real_images(against, settings)
+    real, about, notes = _real_images(against, settings)
     extractor = feature_extractor(settings)
     scores = evaluate_images(images, cached_reference(real, extractor), extractor, settings.splits, extrapolate=True)
     subsets = f"{SUBSETS} of {subset_size(len(images)):,} samples and {subset_size(len(real)):,} real images"
     measured = {"splits": settings.splits, "kernel_subsets": subsets, "samples": len(images)}
-    return Scored(scores, {**extractor.describe(), **measured, **about})
+    return Scored(scores, {**extractor.describe(), **measured, **about}, notes)
 
 
-def _real_images(against: str, settings: EvaluateConfig) -> tuple[Images, dict[str, Any]]:
-    """The images to compare with: the training images of a data set, or all in a folder; and what they are."""
+def _real_images(against: str, settings: EvaluateConfig) -> tuple[Images, dict[str, Any], tuple[str, ...]]:
+    """The images to compare with: the training images of a data set, or all of a source; what they are, and notes."""
     if against not in BUNDLED_DATA and Path(against).exists():
-        images = in_fixed_order(read_images(Path(against)))[: settings.reference]
+        read = read_images(Path(against))
+        images = in_fixed_order(read.images)[: settings.reference]
         if len(images) < 2:
             raise SamplesError(f"{against}: saw {_counted(len(images))}, expected at least 2 real ones")
         origin = f"{Path(against).name} {image_checksum(images)}"
-        return images, {"data": origin, "reference": len(images), "reference_set": "folder"}
+        notes = tuple(f"{Path(against).name}: {note}" for note in read.notes)
+        return images, {"data": origin, "reference": len(images), "reference_set": "folder"}, notes
     data = load_data(DataConfig(against))
     if not isinstance(data, ImageData):
         raise SamplesError(f"{against}: saw data of vectors, expected images: a data set or a folder")
@@ -113,29 +127,37 @@ def _real_images(against: str, settings: EvaluateConfig) -> tuple[Images, dict[s
         "reference": len(images),
         "reference_set": "training",
     }
-    return images, {**about, "seed": settings.seed}
+    return images, {**about, "seed": settings.seed}, ()
 
 
-def read_images(source: Path) -> Images:
-    """The images of a folder or an archive (by name), or of a .npy file; raises SamplesError where there are none."""
-    if source.suffix == ".npy":
-        return torch.from_numpy(_read_array(source))
-    if source.suffix == ".npz":
-        try:
-            return torch.from_numpy(np.concatenate([chunk.images for chunk in read_arrays(source)]))
-        except ValueError as error:
-            raise SamplesError(str(error)) from None
+def read_images(source: Path) -> Read:
+    """The images of a source in any form `own` knows; raises SamplesError where there are none.
+
+    All are taken, whatever their split; image files may lie in any folders.
+    """
     try:
-        files = [(m.name, m.read()) for m in members(source) if m.base.lower().endswith(IMAGE_SUFFIXES)]
-    except ArchiveError as error:
+        if form_of(source) == PICTURES:
+            return _pictures(source)
+        own = own_images(source)
+        images = [image for chunk in own.chunks for image in chunk.images]
+        return Read(torch.from_numpy(stack(str(source), images)), own.notes)
+    except (ArchiveError, PrepareError) as error:
         raise SamplesError(str(error)) from None
+
+
+def _pictures(source: Path) -> Read:
+    files, skipped = [], Counter[str]()
+    survey = Survey()
+    for member in members(source):
+        if is_image(member.base):
+            files.append((f"{source}/{member.name}", member.read()))
+            survey.add(*files[-1])
+        else:
+            skipped[kind(member)] += 1
     if not files:
-        expected = f"files ending in {', '.join(IMAGE_SUFFIXES)}"
-        raise SamplesError(f"{source}: saw no images in it, expected {expected}, or a .npy file")
-    named = [(f"{source}/{name}", content) for name, content in files]
-    channels = 1 if all(facts(*file).grey for file in named) else 3
-    images = [decode(*file, channels=channels) for file in named]
-    return torch.from_numpy(stack(str(source), images).copy())
+        raise SamplesError(f"{source}: saw no images in it, expected {EXPECTED}")
+    images = [decode(*file, channels=survey.channels(None)) for file in files]
+    return Read(torch.from_numpy(stack(str(source), images).copy()), [*survey.notes(), *skipped_note(skipped)])
 
 
 def in_fixed_order(images: Images) -> Images:
@@ -152,47 +174,6 @@ def in_fixed_order(images: Images) -> Images:
     return images[torch.from_numpy(order)]
 
 
-def _read_array(file: Path) -> np.ndarray:
-    """An array of images as (N, C, H, W) uint8; (N, H, W) and (N, H, W, C) are taken too."""
-    try:
-        array = np.load(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise SamplesError(f"{file}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise SamplesError(f"{file}: is no array of numbers that NumPy can read ({error})") from None
-    if array.dtype != np.uint8:
-        raise SamplesError(f"{file}: saw {_values(array)}, expected uint8 of 0 to 255; {_cure(array)}")
-    first, last = (array.ndim == 4 and array.shape[axis] in (1, 3) for axis in (1, 3))
-    if array.ndim == 3:
-        array = array[:, None]
-    elif last and not first:
-        array = array.transpose(0, 3, 1, 2)
-    elif not first or last or not array.size:
-        expected = "(N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W)"
-        raise SamplesError(f"{file}: saw the shape {array.shape}, expected {expected}")
-    return np.ascontiguousarray(array)
-
-
-def _values(array: np.ndarray) -> str:
-    if not np.issubdtype(array.dtype, np.floating) or not array.size:
-        return f"{array.dtype}"
-    broken = int((~np.isfinite(array)).reshape(len(array), -1).any(1).sum()) if array.ndim else 0
-    if broken:
-        return f"NaN or infinity in {broken} of {_counted(len(array))} ({array.dtype})"
-    return f"{array.dtype} from {array.min():g} to {array.max():g}"
-
-
-def _cure(array: np.ndarray) -> str:
-    if np.issubdtype(array.dtype, np.floating) and array.size:
-        if not np.isfinite(array).all():
-            return "find out why the model gives such pixels"
-        if array.min() >= 0 and array.max() <= 1:
-            return "save np.rint(255 * images).astype(np.uint8)"
-        if array.min() >= -1 and array.max() <= 1:
-            return "save np.rint(127.5 * (images + 1)).astype(np.uint8)"
-    return "save np.rint(images).clip(0, 255).astype(np.uint8)"
-
-
 def scored_lines(scored: Scored) -> list[str]:
     """The scores with their error bars, and the protocol, as a person reads them."""
     scores, lines = scored.scores, []
@@ -201,7 +182,7 @@ def scored_lines(scored: Scored) -> list[str]:
             low, high = (scores.get(f"{name.removesuffix('_mean')}{end}") for end in ("_low", "_high"))
             interval = "" if low is None or high is None else f"   {low:.4g} to {high:.4g}"
             lines.append(f"{name:<{max(map(len, scores))}}  {value:<10.6g}{interval}".rstrip())
-    return [*lines, "", *(f"{key}: {value}" for key, value in scored.protocol.items())]
+    return [*lines, "", *(f"{key}: {value}" for key, value in scored.protocol.items()), *scored.notes]
 
 
 def _counted(count: int) -> str:

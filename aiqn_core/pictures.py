@@ -26,7 +26,9 @@ FORMATS = (
     "GIF",
     "AVIF",
 )  # what is in a file decides, not its name: no others are decoded
-GREY = ("1", "L", "LA", "La")  # modes; and those of 16 bits
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".gif", ".avif"),
+)
 ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -37,7 +39,7 @@ class PrepareError(ValueError):
 class Chunk(NamedTuple):
     """Some images of one split."""
 
-    split: str
+    split: str  # train, test, or empty where it is not known
     images: np.ndarray  # (n, C, H, W) uint8
     labels: np.ndarray  # (n,)
 
@@ -48,6 +50,11 @@ class Place(NamedTuple):
     split: str
     label: int
     key: str
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def pictures(
@@ -92,46 +99,6 @@ def stack(name: str, images: list[np.ndarray]) -> np.ndarray:
     return np.stack(images)
 
 
-class Facts(NamedTuple):
-    """What the header of an image file says, by which decoding changes its values."""
-
-    grey: bool
-    transparent: bool
-    turned: bool
-    deep: bool  # 16 bits
-    frames: bool  # more than one
-
-
-def facts(name: str, content: bytes) -> Facts:
-    """The facts of an image file; raises PrepareError for what is no image of `FORMATS`."""
-    with _opened(name, content) as file:
-        grey = file.mode in GREY or file.mode.startswith("I")
-        if file.mode == "P":
-            palette = np.array(file.getpalette("RGB") or [0]).reshape(-1, 3 if file.getpalette("RGB") else 1)
-            grey = bool((palette == palette[:, :1]).all())
-        turned = file.getexif().get(ORIENTATION, 1) in range(2, 9)
-        transparent, deep = file.has_transparency_data, file.mode.startswith("I")
-        try:
-            file.seek(1)
-        except EOFError:
-            return Facts(grey, transparent, turned, deep, frames=False)
-        return Facts(grey, transparent, turned, deep, frames=True)
-
-
-def told(found: list[Facts]) -> list[str]:
-    """What was done to images besides decoding them, in a sentence each."""
-    count = {key: sum(getattr(one, key) for one in found) for key in Facts._fields}
-    sentences = {
-        "transparent": "with transparency: composed over white",
-        "turned": "turned upright by their EXIF orientation",
-        "deep": "of 16 bits: scaled to 8",
-        "frames": "of several frames or pages: the first one is taken",
-    }
-    return [
-        f"{count[key]:,} {'image' if count[key] == 1 else 'images'} {s}" for key, s in sentences.items() if count[key]
-    ]
-
-
 def decode(
     name: str,
     content: bytes,
@@ -148,11 +115,9 @@ def decode(
     """
     from PIL import Image, ImageOps
 
-    with _opened(name, content) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):
-            image = _eight_bits(name, image)
-        elif image.has_transparency_data:
+    with opened(name, content) as file:
+        image = ImageOps.exif_transpose(_eight_bits(name, content, file))
+        if image.has_transparency_data:
             above = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
         image = image.convert("RGB") if image.mode not in ("L", "RGB") else image
@@ -171,7 +136,7 @@ def decode(
 
 
 @contextlib.contextmanager
-def _opened(name: str, content: bytes) -> Iterator["Image.Image"]:
+def opened(name: str, content: bytes) -> Iterator["Image.Image"]:
     """An image file, not yet decoded; whatever Pillow raises inside on damaged bytes is one PrepareError."""
     from PIL import Image, UnidentifiedImageError
 
@@ -179,7 +144,7 @@ def _opened(name: str, content: bytes) -> Iterator["Image.Image"]:
         with Image.open(io.BytesIO(content), formats=FORMATS) as file:
             if file.width * file.height > LARGEST_PICTURE:
                 raise PrepareError(f"{name}: saw {file.width} x {file.height} pixels, expected at most 4096 x 4096")
-            if file.mode == "F" or (file.mode == "I" and file.format != "PNG"):  # of no known range
+            if file.mode == "F" or (file.mode == "I" and file.format not in ("PNG", "PPM")):  # of no known range
                 raise PrepareError(f"{name}: saw 32 bits for a pixel (mode {file.mode}), expected 8 or 16")
             yield file
     except PrepareError:
@@ -190,11 +155,65 @@ def _opened(name: str, content: bytes) -> Iterator["Image.Image"]:
         raise PrepareError(f"{name}: is no complete image ({error})") from None
 
 
-def _eight_bits(name: str, image: "Image.Image") -> "Image.Image":
-    """Values 0 to 65,535 as 0 to 255, rounded to the nearest."""
+def raw_modes(file: "Image.Image") -> set[str]:
+    """How Pillow is going to read the samples of a PNG or TIFF file, such as `RGB;16B`."""
+    if file.format not in ("PNG", "TIFF"):
+        return set()
+    arguments = [tile.args for tile in getattr(file, "tile", [])]
+    return {value if isinstance(value, str) else str(value[0]) for value in arguments}
+
+
+def sixteen_bits(file: "Image.Image") -> bool:
+    """Whether the samples of an opened image have more than 8 bits."""
+    return any(";16" in raw for raw in raw_modes(file)) or (file.format == "PPM" and _ppm_range(file) > 255)
+
+
+def _ppm_range(file: "Image.Image") -> int:
+    arguments = file.tile[0].args  # type: ignore[attr-defined]
+    return 255 if isinstance(arguments, str) else int(arguments[1])
+
+
+def _eight_bits(name: str, content: bytes, file: "Image.Image") -> "Image.Image":
+    """An opened image with values 0 to 255; those of 0 to 65,535 are scaled and rounded to the nearest.
+
+    Pillow itself keeps the upper byte of a colour, which is up to 1 too low, and composes nothing.
+    """
     from PIL import Image
 
-    if image.has_transparency_data:
+    if not (file.mode.startswith("I") or (sixteen_bits(file) and file.format != "PPM")):
+        return file
+    if file.format == "TIFF" and (file.mode not in ("I;16", "I;16B") or not _plain_tiff(file)):
+        seen = ", ".join(sorted(raw_modes(file)))
+        raise PrepareError(f"{name}: saw a TIFF of more than 8 bits ({seen}), expected 8; save it so, or as a PNG")
+    if "transparency" in file.info:
         raise PrepareError(f"{name}: saw 16 bits with a transparent value, expected one of the two; save it as 8 bits")
-    values = np.asarray(image).astype(np.int64)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    values = np.asarray(file).astype(np.int64)[:, :, None] if file.mode.startswith("I") else _colours(content, file)
+    if values.shape[2] in (2, 4):
+        alpha = values[:, :, -1:]
+        values = (values[:, :, :-1] * alpha + 65535 * (65535 - alpha) + 32767) // 65535
+    eight = ((values + 128) // 257).astype(np.uint8)
+    made = Image.fromarray(eight[:, :, 0] if eight.shape[2] == 1 else eight)
+    made.getexif()[ORIENTATION] = file.getexif().get(ORIENTATION, 1)
+    return made
+
+
+def _plain_tiff(file: "Image.Image") -> bool:
+    """Whether the 16 bits of a grey TIFF are all used, and black is 0."""
+    black_is_zero = file.tag_v2.get(262, 1) == 1  # type: ignore[attr-defined]
+    return black_is_zero and raw_modes(file) <= {"I;16", "I;16B", "I;16N"}
+
+
+def _colours(content: bytes, file: "Image.Image") -> np.ndarray:
+    """The values (H, W, 2, 3 or 4) of a PNG of 16 bits whose samples Pillow would cut to their upper bytes."""
+    from PIL import Image
+
+    def read(raw: str) -> np.ndarray:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as again:
+            again.tile = [tile._replace(args=raw) for tile in again.tile]
+            return np.asarray(again).astype(np.int64)
+
+    (raw,) = raw_modes(file)
+    if raw == "LA;16B":  # four bytes for a pixel, as many as RGBA has
+        bytes_ = read("RGBA")
+        return bytes_[:, :, ::2] * 256 + bytes_[:, :, 1::2]
+    return read(raw) * 256 + read(raw.replace("16B", "16L"))  # where the order is reversed, the lower byte is kept

@@ -32,12 +32,17 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 PUBLISHED = {  # what people fetch, and from where
     "cifar10": "cifar-10-binary.tar.gz or cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, "
     "unpacked or not, or its Parquet files",
+    "cifar100": "cifar-100-binary.tar.gz or cifar-100-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, "
+    "unpacked or not, or its Parquet files",
     "mnist": "the four files train-images-idx3-ubyte to t10k-labels-idx1-ubyte of MNIST, gzipped or not, in a folder",
     "fashion-mnist": "the four files train-images-idx3-ubyte to t10k-labels-idx1-ubyte of "
     "https://github.com/zalandoresearch/fashion-mnist or Debian's dataset-fashion-mnist, gzipped or not, in a folder",
     "imagenet32": "the folder of train_32x32.tar and valid_32x32.tar (small ImageNet, without classes), or of "
     "Imagenet32_train.zip and Imagenet32_val.zip or their _npz.zip (downsampled ImageNet, https://image-net.org), "
     "unpacked or not",
+    "imagenet64": "the folder of train_64x64.tar and valid_64x64.tar (small ImageNet, without classes), or of "
+    "Imagenet64_train_part1.zip, _part2.zip and Imagenet64_val.zip or their _npz.zip (downsampled ImageNet, "
+    "https://image-net.org), unpacked or not",
     "celeba": "img_align_celeba.zip of https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, unpacked or not",
 }
 

@@ -230,19 +230,29 @@ def replay(
 
 @data_app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="cifar10, imagenet32, celeba, or a name of your own.")],
-    source: Annotated[Path, typer.Option("--from", metavar="PATH", help="The archive, or the folder of images.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="cifar10, cifar100, mnist, fashion-mnist, imagenet32, imagenet64, celeba, or a name of your own.",
+        ),
+    ],
+    source: Annotated[Path, typer.Option("--from", metavar="PATH", help="The file, the folder or the archive.")],
     to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to; else $AIQN_DATA/NAME or ~/.cache/aiqn/data/NAME.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Crop and resize your own images to this square.")] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, max=3, help="1 or 3 for your own images; else 1 where all are grey.")
+        int | None, typer.Option(min=1, max=3, help="1 or 3 for your own images; else 1 where none has a colour.")
     ] = None,
     unverified: Annotated[bool, typer.Option(help="Take another checksum or number of images than published.")] = False,
     force: Annotated[bool, typer.Option(help="Replace what was prepared before.")] = False,
 ) -> None:
-    """Turn an archive of images into the arrays that trainers read.
+    """Turn images on your disk into the arrays that trainers read.
+
+    A published data set is read as it is published. Images of your own are image files (a folder for each class, below
+    train/ and test/ if you like), Parquet files with a column of images, arrays (.npy, .npz) or IDX files: one of them,
+    a folder, or an archive (.zip, .tar, .tar.gz, .tgz).
 
     Example: aiqn data prepare cifar10 --from cifar-10-binary.tar.gz
     """

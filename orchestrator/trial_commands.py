@@ -120,9 +120,14 @@ def inpaint(
 
 @trial_app.command()
 def evaluate(
-    source: Annotated[Path, typer.Argument(metavar="TRIAL|FOLDER|FILE.npy", help="A trial, or images.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRIAL|IMAGES", help="A trial, or images: any form of your own that data prepare reads."
+        ),
+    ],
     against: Annotated[
-        str | None, typer.Option(metavar="DATASET|FOLDER", help="The real images; a trial has its own data.")
+        str | None, typer.Option(metavar="DATASET|IMAGES", help="The real images; a trial has its own data.")
     ] = None,
     samples: Annotated[int | None, typer.Option(help="How many; else all, or as many as the trial's own.")] = None,
     features: Annotated[str | None, typer.Option(help="lite0 or inception.")] = None,

@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def test_grey_images_have_one_channel(tmp_path, mode):
     assert np.array_equal(data.train[0, 0].numpy(), expected)
     assert "All images are grey: one channel (--channels 3 repeats it)" in about["notes"]
     assert ("2 images of 16 bits: scaled to 8" in about["notes"]) == (mode == "I;16")
-    assert read_images(tmp_path / "in").shape == (2, 1, 7, 5)
+    assert read_images(tmp_path / "in").images.shape == (2, 1, 7, 5)
 
 
 def test_one_colour_image_or_a_wish_makes_three_channels(tmp_path):
@@ -63,6 +65,82 @@ def test_one_colour_image_or_a_wish_makes_three_channels(tmp_path):
     assert data.shape == (3, 7, 5)
     with pytest.raises(PrepareError, match="channels: saw 2, expected 1 or 3"):
         prepared(tmp_path, {}, channels=2, force=True)
+
+
+def test_grey_images_stored_in_colours_have_one_channel(tmp_path):
+    """Also in JPEG, and where an alpha or a palette holds the colours; one coloured pixel of one image changes it."""
+    tripled = np.repeat(GREY[:, :, None], 3, 2)
+    jpeg = Image.open(io.BytesIO(file(tripled, "JPEG")))
+    files = {
+        "train/a/x.png": file(tripled),
+        "train/a/y.jpg": file(tripled, "JPEG"),
+        "test/a/x.png": file(np.dstack([tripled, np.full_like(GREY, 255)])),
+    }
+    data, about = prepared(tmp_path, files)
+    assert "All images are grey, with three equal channels: one is kept (--channels 3 keeps three)" in about["notes"]
+    assert {image.tobytes() for image in data.train.numpy()} == {
+        GREY.tobytes(),
+        np.asarray(jpeg)[:, :, 0].tobytes(),
+    }
+    assert data.shape == (1, 7, 5)
+    assert prepared(tmp_path, {}, channels=3, force=True)[0].shape == (3, 7, 5)
+    tripled[5, 3, 2] ^= 1
+    data, about = prepared(tmp_path, {"test/a/y.png": file(tripled)}, force=True)
+    assert data.shape == (3, 7, 5)
+    assert not any("grey" in note for note in about["notes"])
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def deep_png(image, kind, row=0, extra=b""):
+    """A PNG of 16 bits, (H, W, C), written by its specification alone; `row` is the filter of all rows."""
+    height, width, count = image.shape
+    rows = image.astype(">u2").reshape(height, -1).view(np.uint8).astype(int)
+    left = np.pad(rows, ((0, 0), (2 * count, 0)))[:, : rows.shape[1]]
+    above = np.pad(rows, ((1, 0), (0, 0)))[:height]
+    filtered = (rows - (0, left, above, (left + above) // 2)[row]) % 256
+    content = b"".join(bytes([row, *line]) for line in filtered.tolist())
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize("row", range(4))
+@pytest.mark.parametrize(("kind", "count"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_are_rounded_to_the_nearest_of_eight(tmp_path, kind, count, row):
+    """Pillow alone keeps the upper byte, in which 255 is 0 and 65,279 is 254; right are 1 and 254."""
+    image = RANDOM.randint(0, 65536, (7, 5, count))
+    image[0, 0] = 65535
+    image[1, 0, 0] = 255
+    opaque = image[:, :, -1:] / 65535 if kind >= 4 else 1.0
+    colours = image[:, :, : 1 if kind in (0, 4) else 3]
+    expected = np.rint((colours * opaque + 65535 * (1 - opaque)) / 257)
+    data, about = prepared(tmp_path, both("x.png", deep_png(image, kind, row)))
+    assert np.array_equal(data.train[0].permute(1, 2, 0).numpy(), expected)
+    assert "2 images of 16 bits: scaled to 8" in about["notes"]
+
+
+def test_sixteen_bits_that_are_not_read_rightly_are_refused():
+    """A TIFF with colours, and one whose white is 0; a transparent value of 16 bits."""
+
+    def tiff(channels, photometric):
+        offset = 8 + 2 + 12 * 8 + 4
+        values = GREY.astype("<u2").repeat(channels).tobytes()
+        tags = [(256, 5), (257, 7), (258, 16), (259, 1), (262, photometric), (273, offset), (277, channels), (278, 7)]
+        entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
+        return b"II*\0" + struct.pack("<IH", 8, 8) + b"".join(entries) + struct.pack("<I", 0) + values
+
+    assert np.array_equal(decode("x", tiff(1, 1), channels=1)[0], np.rint(GREY / 257))
+    clear = deep_png(RANDOM.randint(0, 65536, (7, 5, 3)), 2, extra=chunk(b"tRNS", bytes(6)))
+    for content, message in (
+        (tiff(3, 2), r"^x: saw a TIFF of more than 8 bits \(RGB;16L\), expected 8"),
+        (tiff(1, 0), r"^x: saw a TIFF of more than 8 bits \(I;16\), expected 8; save it so, or as a PNG"),
+        (clear, "^x: saw 16 bits with a transparent value"),
+    ):
+        with pytest.raises(PrepareError, match=message):
+            decode("x", content)
 
 
 def test_hidden_colours_are_never_data():

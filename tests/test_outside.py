@@ -1,14 +1,18 @@
+import gzip
 import json
 import shutil
+import struct
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from aiqn_core.config import ConfigError, DataConfig, TrainConfig
-from aiqn_core.data import load_data
+from aiqn_core.data import encode_png, load_data
 from aiqn_core.features import Lite0
 from aiqn_core.outside import SamplesError, evaluate_files, evaluate_trial, in_fixed_order, read_images, scored_lines
 from aiqn_core.reference import reference_statistics
@@ -70,6 +74,46 @@ def test_neither_order_nor_names_nor_container_change_a_digit(tmp_path, digits, 
     shuffled = evaluate_files(tmp_path / "mixed.npy", str(by_array), **settings)
     assert shuffled.scores == expected.scores
     assert shuffled.protocol["data"].split()[1] == expected.protocol["data"].split()[1]  # the checksum of the images
+
+
+def test_every_form_that_is_prepared_is_scored_alike(tmp_path, digits):
+    """IDX, Parquet, .npz and a folder of arrays: one set of images has one set of numbers."""
+    images = digits.test[:17]
+    planes = images[:, 0].numpy()
+    header = b"\0\0\x08\x03" + struct.pack(">3I", *planes.shape)
+    (tmp_path / "idx").mkdir()
+    (tmp_path / "idx" / "samples-idx3-ubyte.gz").write_bytes(gzip.compress(header + planes.tobytes()))
+    cells = [{"bytes": encode_png(image[:, :, None].repeat(3, 2)), "path": None} for image in planes[::-1]]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "x.parquet")
+    np.savez(tmp_path / "x.npz", x_train=planes[5:], x_test=planes[:5])
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays" / "a.npy", planes[:9])
+    np.save(tmp_path / "arrays" / "b.npy", planes[9:, :, :, None].repeat(3, 3).transpose(0, 3, 1, 2))
+    shutil.make_archive(str(tmp_path / "packed"), "gztar", tmp_path / "arrays")
+    shutil.copytree(save_images(tmp_path / "samples", images), tmp_path / "real")
+    expected = evaluate_files(tmp_path / "samples", str(tmp_path / "real"), **SMALL)
+    for name in ("idx", "x.parquet", "x.npz", "arrays", "packed.tar.gz"):
+        scored = evaluate_files(tmp_path / name, str(tmp_path / name), **SMALL)
+        assert scored.scores == expected.scores
+        assert scored.protocol["data"].split()[-1] == expected.protocol["data"].split()[-1]
+
+
+def test_what_was_done_to_the_images_is_said(tmp_path, digits):
+    folder = save_images(tmp_path / "samples", digits.test[:5])
+    Image.new("RGBA", (8, 8)).save(folder / "clear.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("L", (8, 8)).save(folder / "turned.jpg", exif=turned)
+    (folder / "notes.txt").write_text("x")
+    scored = evaluate_files(folder, "digits", **SMALL)
+    assert scored.notes == (
+        "samples: 1 image with transparency: composed over white",
+        "samples: 1 image turned upright by their EXIF orientation",
+        "samples: Skipped: 1 .txt",
+    )
+    assert scored_lines(scored)[-3:] == list(scored.notes)
+    np.savez(tmp_path / "x.npz", images=digits.test[:7].numpy(), mean=np.zeros(5))
+    assert evaluate_files(folder, str(tmp_path / "x.npz"), **SMALL).notes[-1] == "x.npz: Arrays not used: mean"
 
 
 def test_the_first_images_are_a_fair_sample_of_all():
@@ -155,7 +199,7 @@ def test_the_command(trial, tmp_path, digits, monkeypatch):
 def test_layouts_of_arrays(tmp_path, shape):
     array = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
     np.save(tmp_path / "x.npy", array)
-    images = read_images(tmp_path / "x.npy")
+    images = read_images(tmp_path / "x.npy").images
     planes = array[:, None] if len(shape) == 3 else array if shape[1] < 5 else array.transpose(0, 3, 1, 2)
     assert torch.equal(images, torch.from_numpy(np.ascontiguousarray(planes)))
 

@@ -383,7 +383,7 @@ BAD = {
     ),
     "other columns": (
         lambda at: write(at / "x", {"train-00000.parquet": table([None], [3], "pixels")}),
-        "saw columns pixels, label, expected img and label",
+        "saw columns pixels, label, expected one with images",
     ),
     "parquet and batches": (
         lambda at: write(at / "x", BINARY | {"p/train-0.parquet": parquet(*BATCHES["data_batch_1"])}),
