@@ -10,6 +10,8 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aiqn_core.config import LEAST_SIDES
+
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 DIMENSION, CLASSES = 1280, 1000
 
@@ -36,14 +38,16 @@ class Lite0:
     """EfficientNet-Lite0 (Tan and Le 2019, without squeeze-excitation), trained on ImageNet.
 
     Images are resized to `size` pixels a side; `device` is the GPU where there is one, unless given.
-    Raises ValueError for a size below 32, RuntimeError for weights other than the published ones.
+    Raises ValueError for a size below `least_side`, RuntimeError for weights other than the published ones.
     """
 
     name = "lite0"
+    least_side = LEAST_SIDES["efficientnet-lite0"]
 
     def __init__(self, size: int = 128, device: torch.device | str | None = None) -> None:
-        if size < 32:
-            raise ValueError(f"size: saw {size}, expected at least 32, the stride of the network")
+        if size < self.least_side:
+            message = f"size: saw {size}, expected at least {self.least_side}"
+            raise ValueError(f"{message}: on smaller images nearly all features of this network are 0")
         self.size = size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._network = lite0_network(self.device)
@@ -52,7 +56,7 @@ class Lite0:
         """Features of shape (N, 1280) and (N, 1000); raises ValueError for anything but uint8 images, grey or RGB."""
         check_images(images)
         if batch_size is None:
-            # Larger batches leave the cache of a CPU, smaller ones pay for each call: at size 32, 16 are half as fast,
+            # Larger batches leave the cache of a CPU, smaller ones pay for each call. At size 32, 16 were half as fast,
             # at size 128, 64 half as long again.
             batch_size = max(16, 131_072 // self.size**2) if self.device.type == "cpu" else 256
         if batch_size < 1:

@@ -80,7 +80,7 @@ def evaluate_trial(folder: Path, against: str | None = None, **settings: Any) ->
     such trial, ConfigError for settings or data that are wrong.
     """
     trained = load_trained(folder)
-    recorded = trained.config.to_dict()
+    recorded = {**trained.recorded, "evaluate": dict(trained.recorded["evaluate"])}
     if settings.get("features", recorded["evaluate"]["features"]) != recorded["evaluate"]["features"]:
         recorded["evaluate"] |= {"size": None, "inception": None}  # of the other features
     config = TrainConfig.from_dict({**recorded, "evaluate": {**recorded["evaluate"], **settings}})

@@ -1,9 +1,12 @@
 """A trained model, read back from the folder of its training."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from aiqn_core.config import TrainConfig
+from aiqn_core.config import LEAST_SIDES, TrainConfig
 from aiqn_core.models import Model, build_model
 from aiqn_core.training import (
     CHECKPOINT_FORMAT,
@@ -18,10 +21,11 @@ class Trained(NamedTuple):
     """A model with its averaged weights on the CPU, ready to sample from, and where it comes from."""
 
     model: Model
-    config: TrainConfig
+    config: TrainConfig  # scored at the default size where the recorded one is refused by this version
     step: int
     num_classes: int  # of the data; 0 where it has no labels
     class_counts: tuple[int, ...] = ()  # training images of each class, for a conditional model; equal where unknown
+    recorded: Mapping[str, Any] = MappingProxyType({})  # the configuration as it was written
 
 
 def load_trained(folder: Path | str, step: int | None = None) -> Trained:
@@ -41,12 +45,19 @@ def load_trained(folder: Path | str, step: int | None = None) -> Trained:
         raise CheckpointError(f"{folder}: no weights of step {step}; {seen}")
     newest = folder / "checkpoint.pt"
     content = _read([newest, previous_checkpoint(newest)] if step is None else [kept_weights(folder, step)])
-    config = TrainConfig.from_dict(content["config"])
+    config = TrainConfig.from_dict(_readable(content["config"]))
     model = build_model(config.model, tuple(content["shape"]), content["num_classes"])
     model.load_state_dict(content["ema"])
     model.requires_grad_(False).eval()
     counts = content.get("class_counts") or (1,) * content["num_classes"]  # older versions did not record them
-    return Trained(model, config, content["step"], content["num_classes"], tuple(counts))
+    return Trained(model, config, content["step"], content["num_classes"], tuple(counts), content["config"])
+
+
+def _readable(recorded: dict[str, Any]) -> dict[str, Any]:
+    """The recorded configuration without a size of the evaluation that is refused now: the weights are still good."""
+    evaluate = recorded["evaluate"]
+    small = (evaluate.get("size") or math.inf) < min(LEAST_SIDES.values())
+    return recorded | {"evaluate": evaluate | {"size": None}} if small else recorded
 
 
 def kept_steps(folder: Path | str) -> list[int]:

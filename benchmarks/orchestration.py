@@ -27,7 +27,7 @@ SWEEP = """
 name: nothing
 data: digits
 train: {steps: REPORTS, batch_size: 8}
-evaluate: {every: 1, samples: 11, splits: 2, size: 32, reference: 50}
+evaluate: {every: 1, samples: 11, splits: 2, size: 64, reference: 50}
 search: {trials: TRIALS, sampler: SAMPLER, objective: {metric: fd_lite0}}
 arms:
   only:

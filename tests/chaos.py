@@ -18,7 +18,7 @@ SWEEP = """
 name: study
 data: digits
 train: {steps: 60, batch_size: 8, ema_decay: 0.9}
-evaluate: {every: 20, samples: 11, splits: 2, size: 32, reference: 50}
+evaluate: {every: 20, samples: 11, splits: 2, size: 64, reference: 50}
 search: {trials: TRIALS, sampler: random, objective: {metric: fd_lite0}, seed: 5}
 resources: {retries: 20}
 arms:

@@ -121,8 +121,8 @@ def test_wrong_images_are_refused(extractor, images, message):
 
 
 def test_wrong_settings_and_weights_are_refused(extractor, tmp_path):
-    with pytest.raises(ValueError, match="size: saw 31"):
-        Lite0(31)
+    with pytest.raises(ValueError, match="size: saw 63, expected at least 64"):
+        Lite0(63)
     with pytest.raises(ValueError, match="batch_size: saw 0"):
         extractor(random_images(2, 1, 5, 7), batch_size=0)
     (tmp_path / "weights.pth").write_bytes(b"other")

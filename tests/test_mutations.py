@@ -22,7 +22,7 @@ FULL = """\
 name: full
 data: {name: digits}
 train: {steps: 40, batch_size: 8, ema_decay: 0.9, log_every: 5}
-evaluate: {every: 10, samples: 11, splits: 2, size: 32, reference: 50}
+evaluate: {every: 10, samples: 11, splits: 2, size: 64, reference: 50}
 search:
   trials: 7
   sampler: {name: tpe, multivariate: true, group: true, n_startup_trials: 3}

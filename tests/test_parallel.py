@@ -37,7 +37,7 @@ def small(name, **changes):
         "model": {"name": name, "layers": 2, "planes": 8, "skip_planes": 16, "kernel": 3},
         "optimizer": {"name": "adam", "lr": 0.003},
         "train": {"steps": 11, "batch_size": 7, "log_every": 1},
-        "evaluate": {"every": 11, "samples": 13, "splits": 2, "size": 32, "reference": 50, "initial": True},
+        "evaluate": {"every": 11, "samples": 13, "splits": 2, "size": 64, "reference": 50, "initial": True},
     }
     for key, value in changes.items():
         mapping[key] = {**mapping.get(key, {}), **value}

@@ -25,7 +25,7 @@ SWEEP = """
 name: study
 data: digits
 train: {steps: 70, batch_size: 5, ema_decay: 0.9}
-evaluate: {every: 30, samples: 40, splits: 2, size: 32, reference: 100}
+evaluate: {every: 30, samples: 40, splits: 2, size: 64, reference: 100}
 search: {trials: 11, sampler: random, pruner: PRUNER, objective: {metric: fd_lite0}}
 arms:
   pixelcnn:

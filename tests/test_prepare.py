@@ -326,7 +326,7 @@ def test_a_model_learns_on_it(tmp_path, monkeypatch):
             "model": {"name": "pixelcnn", "layers": 1, "planes": 6, "kernel": 3, "skip_planes": 8, "conditional": True},
             "optimizer": {"lr": 0.02},
             "train": {"steps": 12, "batch_size": 3, "log_every": 4},
-            "evaluate": {"every": 12, "samples": 3, "splits": 1, "size": 32, "reference": 9},
+            "evaluate": {"every": 12, "samples": 3, "splits": 1, "size": 64, "reference": 9},
         }
     )
     told = [progress.metrics["loss"] for progress in train(config)]

@@ -23,7 +23,7 @@ SWEEP = """
 name: study
 data: digits
 train: {steps: 60, batch_size: 8, ema_decay: 0.9}
-evaluate: {every: 20, samples: 24, splits: 2, size: 32, reference: 100}
+evaluate: {every: 20, samples: 24, splits: 2, size: 64, reference: 100}
 search: {trials: 3, sampler: random, objective: {metric: fd_lite0}, seed: 5}
 arms:
   pixelcnn:

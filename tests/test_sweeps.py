@@ -41,7 +41,7 @@ def shrunken(path):
         if arm["model"]["name"] in ("pixelcnn", "pixeliqn"):
             settings |= {f"arms.{name}.model.{key}": value for key, value in SMALL.items()}
         if arm["model"]["name"] in ("pixelcnn", "pixeliqn", "vae", "aiqn_vae"):
-            settings |= {"evaluate.splits": 2, "evaluate.size": 32, "evaluate.reference": 12}
+            settings |= {"evaluate.splits": 2, "evaluate.size": 64, "evaluate.reference": 12}
     if "final" in content:
         settings |= {"final.steps": 3, "final.top": 1, "final.seeds": "[4]", "final.evaluate": "{samples: 7, every: 3}"}
     return [f"{key}={value}" for key, value in settings.items()]

@@ -36,7 +36,7 @@ def small(name="pixeliqn", **changes):
         "model": {"name": name, "layers": 2, "planes": 8, "skip_planes": 16, "kernel": 3},
         "optimizer": {"name": "adam", "lr": 0.01},
         "train": {"steps": 11, "batch_size": 5, "log_every": 3},
-        "evaluate": {"every": 4, "samples": 14, "splits": 2, "size": 32, "reference": 50},
+        "evaluate": {"every": 4, "samples": 14, "splits": 2, "size": 64, "reference": 50},
     }
     for key, value in changes.items():
         mapping[key] = {**mapping.get(key, {}), **value} if isinstance(value, dict) else value

@@ -23,7 +23,7 @@ def assignment(number=0, steps=4, seed=5, **optimizer):
             "model": {"name": "pixeliqn", "layers": 1, "planes": 6, "skip_planes": 8, "kernel": 3},
             "optimizer": {"name": "adam", "lr": 0.01, **optimizer},
             "train": {"steps": steps, "batch_size": 3},
-            "evaluate": {"every": 2, "samples": 14, "splits": 2, "size": 32, "reference": 50},
+            "evaluate": {"every": 2, "samples": 14, "splits": 2, "size": 64, "reference": 50},
             "seed": seed,
         }
     ).to_dict()

@@ -22,7 +22,7 @@ data: {name: digits}
 model: {name: pixeliqn, layers: 2, planes: 8, kernel: 3, skip_planes: 16, conditional: true}
 optimizer: {name: adam, lr: 0.01}
 train: {steps: 7, batch_size: 5, log_every: 2}
-evaluate: {every: 3, samples: 14, splits: 2, size: 32, reference: 50, initial: true, keep_weights: true}
+evaluate: {every: 3, samples: 14, splits: 2, size: 64, reference: 50, initial: true, keep_weights: true}
 seed: 5
 """
 
@@ -223,7 +223,7 @@ def test_a_class_or_a_mask_that_does_not_exist(trained, tmp_path):
     ],
 )
 def test_other_models_can_be_sampled_and_say_what_they_cannot(model, data, command, message, tmp_path):
-    images = ", splits: 2, size: 32" if data == "digits" else ""
+    images = ", splits: 2, size: 64" if data == "digits" else ""
     (tmp_path / "other.yaml").write_text(
         f"data: {data}\nmodel: {model}\ntrain: {{steps: 2, batch_size: 5}}\n"
         f"evaluate: {{every: 2, samples: 14, reference: 50{images}}}\n"
@@ -255,6 +255,26 @@ def test_data_that_are_not_there_are_one_line(tmp_path, monkeypatch):
     result = run("train", tmp_path / "mine.yaml", "--runs", tmp_path)
     assert result.exit_code == 2
     assert "aiqn data prepare cifar10" in result.stderr
+
+
+def test_a_run_scored_at_a_size_that_is_refused_now_is_still_read(tmp_path):
+    """As an earlier version left it: its weights are good, and its scores are shown with a warning."""
+    (tmp_path / "old.yaml").write_text(CONFIG.replace("steps: 7", "steps: 3"))
+    assert run("train", tmp_path / "old.yaml", "--runs", tmp_path).exit_code == 0
+    (folder,) = (tmp_path / "old" / "trials").iterdir()
+    content = torch.load(folder / "checkpoint.pt", weights_only=True)
+    content["config"]["evaluate"]["size"] = 32
+    torch.save(content, folder / "checkpoint.pt")
+    for path in (folder / "config.json", tmp_path / "old" / "sweep.json"):
+        path.write_text(path.read_text().replace('"size": 64', '"size": 32'))
+    assert '"size": 32' in (folder / "config.json").read_text()
+    assert run("status", tmp_path / "old").exit_code == 0
+    assert "scored at 32 pixels a side" in (write_report(tmp_path / "old").parent / "index.html").read_text()
+    assert run("sample", folder, "--count", 3, "--to", tmp_path / "x.png").exit_code == 0
+    result = run("evaluate", folder)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert "evaluate.size: saw 32, expected an integer >= 64" in result.stderr
+    assert "size: 64" in run("evaluate", folder, "--size", 64).output
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "inpaint"])

@@ -181,7 +181,7 @@ def small(name: str, **changes) -> TrainConfig:
         | ({"hidden": [16, 16]} if name == "aiqn_vae" else {}),
         "optimizer": {"name": "adam", "lr": 0.003},
         "train": {"steps": 11, "batch_size": 13, "log_every": 3, "ema_decay": 0.9},
-        "evaluate": {"every": 4, "samples": 14, "splits": 2, "size": 32, "reference": 50},
+        "evaluate": {"every": 4, "samples": 14, "splits": 2, "size": 64, "reference": 50},
     }
     return TrainConfig.from_dict({key: {**value, **changes.get(key, {})} for key, value in mapping.items()})
 
