@@ -302,13 +302,14 @@ class ScoreNames(NamedTuple):
     distance: str
     score: str
     kernel: str
+    coverage: str
 
 
 def score_names(features: str) -> ScoreNames:
     """FID, IS and KID are what only the Inception network of those papers gives."""
     if features == "inception":
-        return ScoreNames("fid", "is", "kid")
-    return ScoreNames(f"fd_{features}", f"is_{features}", f"kd_{features}")
+        return ScoreNames("fid", "is", "kid", "coverage_inception")
+    return ScoreNames(f"fd_{features}", f"is_{features}", f"kd_{features}", f"coverage_{features}")
 
 
 @dataclass(frozen=True)
@@ -395,8 +396,8 @@ def metrics_of(config: TrainConfig) -> tuple[Metric, ...]:
         return (*vector_metrics(), loss_metric(loss_unit(config)), *held_out)
     assert config.evaluate.features is not None  # completed for images
     names = score_names(config.evaluate.features)
-    (distance, score, kernel), variance = image_metrics(*names), config.model.latent_variance
-    scores = (distance, score, kernel, loss_metric(loss_unit(config)))
+    (distance, *others), variance = image_metrics(*names), config.model.latent_variance
+    scores = (distance, *others, loss_metric(loss_unit(config)))
     if config.model.name == "pixelcnn":
         return (*scores, Metric("bits_per_dim", "minimize", "bits per sub-pixel", low=0))
     if config.model.name == "pixeliqn":

@@ -39,12 +39,13 @@ def metric_of(facts: dict[str, Any]) -> Metric:
     return Metric(**known)
 
 
-def image_metrics(distance: str, score: str, kernel: str) -> tuple[Metric, ...]:
+def image_metrics(distance: str, score: str, kernel: str, coverage: str) -> tuple[Metric, ...]:
     """What every evaluation of images reports, the distance first; `score` is without its ending."""
     return (
         Metric(distance, "minimize", "squared feature distance", low=0, beside=True),
         Metric(f"{score}_mean", "maximize", "exp of nats", low=1, beside=True),
         Metric(kernel, "minimize", "squared kernel discrepancy"),
+        Metric(coverage, "maximize", "share of real images", low=0, high=1, beside=True),
     )
 
 

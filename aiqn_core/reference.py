@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
 
+from aiqn_core.coverage import neighbour_radii
 from aiqn_core.data import image_checksum
 from aiqn_core.features import Extractor, check_images
 from aiqn_core.metrics import check_count, checked, kernel_within, random_subsets, subset_size
 
-CACHE_FORMAT = 3  # part of the key of a cached reference: raise it when its contents change
+CACHE_FORMAT = 4  # part of the key of a cached reference: raise it when its contents change
 SEEN_AT_ONCE = 256  # real images between two words of progress
 REAL = 1  # the seed of the subsets of real images; those of samples have another
 
@@ -31,7 +32,7 @@ class Reference:
     """Features of N real images as the distances need them, computed once.
 
     The covariance (divisor N - 1) is factor @ factor.T. `kernel` is the mean kernel between different images,
-    `kernel_subsets` the same within each random subset.
+    `kernel_subsets` the same within each random subset, `radii` the `neighbour_radii` of their coverage.
     """
 
     mean: Float64[Tensor, " feature"]
@@ -41,6 +42,7 @@ class Reference:
     features: Float32[Tensor, "image feature"]
     kernel: float
     kernel_subsets: Float64[Tensor, " subset"]
+    radii: Float64[Tensor, " image"]
 
 
 def reference_statistics(features: Float[Tensor, "image feature"]) -> Reference:
@@ -58,6 +60,7 @@ def reference_statistics(features: Float[Tensor, "image feature"]) -> Reference:
         features=features.detach().float().cpu(),
         kernel=float(sums.rows.sum()) / (len(x) * (len(x) - 1)),
         kernel_subsets=sums.subsets / (size * (size - 1)),
+        radii=neighbour_radii(x),
     )
 
 
@@ -154,6 +157,7 @@ def _read_reference(path: Path) -> Reference | None:
                 features=torch.from_numpy(arrays["features"]),
                 kernel=float(arrays["kernel"]),
                 kernel_subsets=torch.from_numpy(arrays["kernel_subsets"]),
+                radii=torch.from_numpy(arrays["radii"]),
             )
     except FileNotFoundError:
         return None

@@ -6,20 +6,22 @@ some samples twice: that makes a covariance of fewer independent samples, and so
 Its variance is too large rather than too small, for any statistic and number of samples (Efron and Stein 1981); the
 interval takes the statistic for normal, and holds somewhat less than 95 % of scores of a few tens of samples.
 
-The bias is what the jackknife says that infinitely many samples would take away. Simulated, it is right within 6 %
-where samples are more than dimensions; where they are fewer it is off by up to a third, to either side. The line of
-`frechet_infinite` then takes away too little, and has twice the spread of the value less its bias.
+The bias is what the jackknife says that infinitely many samples would take away; `..._infinite` is the value less it.
+Against the line in 1 / N through fewer samples (Chong and Forsyth 2020) it came nearer to the distance of all samples
+(20,000, or 4,000) in nine of twelve cases, with a smaller spread in ten: Fashion-MNIST, the same with noise, crops of
+photographs, at 200 to 2,500 samples. Neither is right where samples are fewer than dimensions: of 500 real images it
+said 61 and the line 132, where 20,000 images have 17.
 """
 
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from aiqn_core.config import score_names
+from aiqn_core.coverage import covered
 from aiqn_core.features import Extractor
 from aiqn_core.metrics import (
     check_count,
@@ -35,7 +37,6 @@ from aiqn_core.reference import REAL, Reference
 
 SAMPLES = 0  # the seed of the subsets of samples
 NORMAL_95 = 1.959964  # standard errors to both sides of a 95 % interval
-SIZES = 10  # numbers of samples that the line of `frechet_infinite` is fitted to
 
 
 class Estimate(NamedTuple):
@@ -80,6 +81,7 @@ def evaluate_images(
     features = extractor(images)
     names = score_names(extractor.name)
     distance, kernel = frechet_estimate(features.pooled, reference), kernel_score(features.pooled, reference)
+    coverage = coverage_estimate(features.pooled, reference)
     score = inception_estimate(features.probabilities, splits)
     scores = {
         names.distance: distance.value,
@@ -88,11 +90,13 @@ def evaluate_images(
         f"{names.score}_std": inception_score(features.probabilities, splits).deviation,
         names.kernel: kernel.estimate.value,
         f"{names.kernel}_std": kernel.deviation,
+        names.coverage: coverage.value,
     }
-    for name, estimate in ((names.distance, distance), (names.score, score), (names.kernel, kernel.estimate)):
+    bars = {names.distance: distance, names.score: score, names.kernel: kernel.estimate, names.coverage: coverage}
+    for name, estimate in bars.items():
         scores |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     if extrapolate:
-        scores[f"{names.distance}_infinite"] = frechet_infinite(features.pooled, reference)
+        scores[f"{names.distance}_infinite"] = distance.value - distance.bias
     return scores
 
 
@@ -140,23 +144,11 @@ def frechet_estimate(features: Float[Tensor, "image feature"], reference: Refere
     return jackknife(float(whole), without)._replace(value=value)
 
 
-def frechet_infinite(features: Float[Tensor, "image feature"], reference: Reference) -> float:
-    """The distance of infinitely many samples: a line in 1 / N through ten numbers of them (Chong and Forsyth 2020).
-
-    The samples of each number are the first of a fixed random order. It can be below 0 where samples are few.
-    """
+def coverage_estimate(features: Float[Tensor, "image feature"], reference: Reference) -> Estimate:
+    """The share of the real images that samples cover, with its jackknife (see `coverage`)."""
     x = checked(features, "features", width=len(reference.mean))
-    x = x[torch.from_numpy(np.random.RandomState(SAMPLES).permutation(len(x)))] - reference.mean
-    projected = x @ reference.factor
-    sizes = np.unique(np.linspace(max(2, len(x) // 2), len(x), SIZES).astype(int))
-    distances = []
-    for size in sizes:
-        shift, part = x[:size].mean(0), projected[:size] - projected[:size].mean(0)
-        trace = (x[:size] - shift).square().sum() / (size - 1)
-        gram = part @ part.T if size <= part.shape[1] else part.T @ part
-        root = torch.linalg.eigvalsh(gram / (size - 1)).clamp(min=0).sqrt().sum()
-        distances.append(float(shift.square().sum() + trace + reference.trace - 2 * root))
-    return float(np.polynomial.Polynomial.fit(1 / sizes, distances, 1)(0.0))
+    found = covered(x, reference.features.to(x), reference.radii)
+    return jackknife(found.share, found.without)
 
 
 def inception_estimate(probabilities: Float[Tensor, "image class"], splits: int = 10) -> Estimate:

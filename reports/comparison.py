@@ -33,6 +33,8 @@ from reports.tables import Table
 from reports.verdict import compare
 
 CONFIDENCE = 0.95
+ENOUGH = 1000  # samples from which a distance less its bias is near to that of infinitely many
+TOO_FEW = f" Of fewer than {ENOUGH:,} samples, as here, it is still too large."
 HOW = ("final_source", "final_seeds", "final_step", "final_samples", "final_seconds")  # of finals, not measured by them
 
 
@@ -94,8 +96,8 @@ def comparison(results: Results) -> Table:
     )
     if any_infinite:
         notes.append(
-            "A distance of few samples is too large; that of ∞ is a line in 1/N through those of fewer "
-            "(Chong and Forsyth 2020)."
+            "A distance of few samples is too large; that of ∞ is less by the bias that the jackknife finds."
+            + (TOO_FEW if _few_samples(results) else "")
         )
     notes.append(
         f"± is the sample standard deviation over seeds, rounded up; the interval is that of the mean (Student's t). "
@@ -176,8 +178,10 @@ def _by_protocol(
 
 
 def extrapolated(finals: Sequence[Run], name: str) -> Summary | None:
-    """The finals' distances of infinitely many samples, where they were measured."""
-    return summarise(values_of(finals, f"{name}_infinite"))
+    """The finals' distances less their bias, that is of infinitely many samples, where finals are extrapolated."""
+    records = [last_record(run, name) for run in finals]
+    pairs = [(finite(one[name]), finite(one.get(f"{name}_bias"))) for one in records if f"{name}_infinite" in one]
+    return summarise([value - bias for value, bias in pairs if value is not None and bias is not None])
 
 
 def interval(summary: Summary | None, metric: Metric) -> tuple[float | None, float | None]:
@@ -206,6 +210,13 @@ def _cut_note(results: Results) -> list[str]:
     ends = [interval(summarise(values_of(chosen_finals(results, arm), metric.name)), metric) for arm in results.arms]
     found = {f"{end:g}" for pair in ends for end in pair if end is not None and end in (metric.low, metric.high)}
     return [f"Intervals are cut at {' and '.join(sorted(found))}, where {metric.name} ends."] if found else []
+
+
+def _few_samples(results: Results) -> bool:
+    """Whether finals have so few samples that the correction of their distances is too small."""
+    finals = [run for arm in results.arms for run in chosen_finals(results, arm)]
+    counts = [finite(last_record(run, results.objective.name).get("samples")) for run in finals]
+    return any(count is not None and count < ENOUGH for count in counts)
 
 
 def _size_notes(results: Results) -> list[str]:

@@ -85,7 +85,7 @@ def test_processes_compute_a_reference_once(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(20)
+        process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(list(tmp_path.glob("computed-*"))) == 1
 

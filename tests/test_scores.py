@@ -12,9 +12,9 @@ from aiqn_core.features import Lite0
 from aiqn_core.metrics import frechet_distance, inception_score, kernel_distance
 from aiqn_core.reference import cached_reference, reference_statistics
 from aiqn_core.scores import (
+    coverage_estimate,
     evaluate_images,
     frechet_estimate,
-    frechet_infinite,
     frechet_to_reference,
     inception_estimate,
     kernel_score,
@@ -97,17 +97,15 @@ def test_the_bias_of_the_distance_is_found_where_it_is_known():
     raised = np.mean([estimate.value for estimate in estimates]) - truth
     assert raised > 20 * truth
     assert np.mean([estimate.bias for estimate in estimates]) == pytest.approx(raised, rel=0.1)
-    assert np.mean([frechet_infinite(x, reference) for x in draws]) == pytest.approx(truth, abs=0.1 * raised)
 
 
-def test_distance_of_infinite_samples_is_the_line_through_fewer():
-    x, reference = normal(40, 7, seed=1) + 0.3, reference_statistics(normal(101, 7, seed=2))
-    order = torch.from_numpy(np.random.RandomState(0).permutation(40))
-    sizes = [20, 22, 24, 26, 28, 31, 33, 35, 37, 40]
-    distances = [frechet_to_reference(x[order[:size]], reference) for size in sizes]
-    slope, intercept = np.polyfit([1 / size for size in sizes], distances, 1)
-    assert slope > 0
-    assert frechet_infinite(x, reference) == pytest.approx(intercept)
+def test_jackknife_of_the_coverage_equals_a_slow_loop():
+    x, reference = normal(17, 5, seed=1), reference_statistics(normal(29, 5, seed=2))
+    estimate = coverage_estimate(x, reference)
+    bias, error = left_out(lambda rows: coverage_estimate(rows, reference).value, x)
+    assert 0 < estimate.value < 1
+    assert estimate.bias == pytest.approx(bias)
+    assert estimate.error == pytest.approx(error)
 
 
 def test_jackknife_of_the_kernel_distance_equals_a_slow_loop():
@@ -130,7 +128,7 @@ def test_jackknife_of_the_inception_score_equals_a_slow_loop():
 
 def test_features_of_another_width_are_refused():
     reference = reference_statistics(normal(5, 7))
-    for function in (frechet_to_reference, frechet_infinite, kernel_to_reference):
+    for function in (frechet_to_reference, coverage_estimate, kernel_to_reference):
         with pytest.raises(ValueError, match=r"saw shape \(11, 6\), expected \(N, 7\)"):
             function(normal(11, 6), reference)
 
@@ -218,13 +216,15 @@ def test_evaluate_images_equals_its_parts(extrapolate):
     assert scores["kd_halves_std"] == kernel_score(features.pooled, statistics).deviation
     for name, middle in (("fd_halves", "fd_halves"), ("is_halves", "is_halves_mean"), ("kd_halves", "kd_halves")):
         assert scores[f"{name}_low"] < scores[middle] < scores[f"{name}_high"]
-    assert scores.get("fd_halves_infinite") == (frechet_infinite(features.pooled, statistics) if extrapolate else None)
-    assert len(scores) == (13 if extrapolate else 12)
+    assert scores["coverage_halves"] == coverage_estimate(features.pooled, statistics).value
+    unbiased = scores["fd_halves"] - scores["fd_halves_bias"]
+    assert scores.get("fd_halves_infinite") == (unbiased if extrapolate else None)
+    assert len(scores) == (16 if extrapolate else 15)
 
 
 def test_only_inception_gives_fid():
-    assert score_names("inception") == ("fid", "is", "kid")
-    assert score_names("lite0") == ("fd_lite0", "is_lite0", "kd_lite0")
+    assert score_names("inception") == ("fid", "is", "kid", "coverage_inception")
+    assert score_names("lite0") == ("fd_lite0", "is_lite0", "kd_lite0", "coverage_lite0")
 
 
 @pytest.mark.parametrize(("data", "factor"), [("digits", 5), ("patches", 2)])
