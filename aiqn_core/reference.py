@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -88,7 +89,7 @@ def cached_reference(
     path = reference_path(images, extractor, cache_dir)
     reference = _read_reference(path)
     if reference is None:
-        with _locked(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             reference = _read_reference(path)  # another process may have written it while this one waited
             if reference is None:
                 reference = reference_statistics(_pooled(images, extractor, progress))
@@ -119,7 +120,7 @@ def reference_path(images: Tensor, extractor: Extractor, cache_dir: Path | str |
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a file alone, waiting for any process that holds it; the system frees it when a process dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,17 +133,24 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _write_reference(path: Path, reference: Reference) -> None:
-    arrays = {field.name: np.asarray(getattr(reference, field.name)) for field in dataclasses.fields(reference)}
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that readers see all of it or nothing."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_reference(path: Path, reference: Reference) -> None:
+    arrays = {field.name: np.asarray(getattr(reference, field.name)) for field in dataclasses.fields(reference)}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_whole(path, content.getvalue())
 
 
 def _read_reference(path: Path) -> Reference | None:

@@ -262,16 +262,21 @@ def _evaluate_vectors(
         return {}, vectors
     if not bool(vectors.isfinite().all()):
         raise DivergedError(f"{int((~vectors.isfinite()).sum())} values of the sampled vectors are not finite")
-    test = data.test[: settings.reference]
-    scores = {
-        "energy_distance": energy_distance(vectors, test, _mean_distance(data.name, len(test))),
-        "wasserstein1_mean": float(wasserstein1(vectors, test).mean()),
-        "samples": settings.samples,
-    }
+    scores = vector_scores(vectors, config, data)
     if isinstance(model, MADE):
         with torch.inference_mode():
             scores["test_nll"] = float(model.loss(data.test.to(next(model.parameters()).device)))
     return scores, vectors
+
+
+def vector_scores(vectors: Float32[Tensor, "vector dim"], config: TrainConfig, data: VectorData) -> dict[str, float]:
+    """The distances of vectors from the held-out ones."""
+    test = data.test[: config.evaluate.reference]
+    return {
+        "energy_distance": energy_distance(vectors, test, _mean_distance(data.name, len(test))),
+        "wasserstein1_mean": float(wasserstein1(vectors, test).mean()),
+        "samples": len(vectors),
+    }
 
 
 @functools.lru_cache(maxsize=4)
@@ -316,8 +321,13 @@ def proportional_labels(counts: Int64[Tensor, " class"], samples: int, seed: int
 
 def reference_images(settings: EvaluateConfig, data: ImageData) -> UInt8[Tensor, "image channel height width"]:
     """The training images that samples are compared with (paper appendix: 10,000 training data points)."""
+    return data.train[reference_rows(settings, data)]
+
+
+def reference_rows(settings: EvaluateConfig, data: ImageData) -> Int64[Tensor, " row"]:
+    """Which of the training images these are, in increasing order."""
     generator = torch.Generator().manual_seed(settings.seed)
-    return data.train[torch.randperm(len(data.train), generator=generator)[: settings.reference].sort().values]
+    return torch.randperm(len(data.train), generator=generator)[: settings.reference].sort().values
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ runs/<sweep>/
   study.journal   Optuna journal, the ledger of every trial
   trials/<arm>-<stage>-<number>/   config.json  metrics.jsonl  status.json  checkpoint.pt  samples/<step>.png  log.txt
   real.png        a grid of real images, to lay beside the samples
+  baselines.json  what trivial generators score under each protocol of the trials
   mlflow.db  artifacts/            default tracking store
   mirror.json     what the MLflow mirror has sent, and how far it is behind
   cluster.json    the nodes, which of them are not used and why, and why trials wait
@@ -190,6 +191,10 @@ class RunFolder:
         return self.path / "real.png"
 
     @property
+    def baselines(self) -> Path:
+        return self.path / "baselines.json"
+
+    @property
     def mirror(self) -> Path:
         return self.path / "mirror.json"
 
@@ -246,6 +251,24 @@ class RunFolder:
             file.flush()
             yield
 
+    def read_baselines(self) -> list[dict[str, Any]]:
+        """Protocols and what trivial generators score under them; empty where nothing of it can be read."""
+        found = (read_json(self.baselines) or {}).get("baselines")
+        return [one for one in found if _is_baseline(one)] if isinstance(found, list) else []
+
+    def baselines_of(self, protocol: Mapping[str, Any]) -> dict[str, dict[str, float]] | None:
+        """Generator -> metric -> value under a trial's protocol; None where it is not known."""
+        wanted = without_model(protocol)
+        return next((one["scores"] for one in self.read_baselines() if one["protocol"] == wanted), None)
+
+    def add_baselines(self, protocol: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Record the scores of one protocol; those of others stay. Trials that end at the same time wait here."""
+        with (self.path / "baselines.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            others = [one for one in self.read_baselines() if one["protocol"] != without_model(protocol)]
+            added = {"protocol": without_model(protocol), "scores": scores}
+            write_json(self.baselines, {"format": FORMAT, "baselines": [*others, added]})
+
     @contextmanager
     def mirror_lock(self) -> Iterator[None]:
         """Wait until no other mirror sends this run: two at once would create each run twice."""
@@ -260,6 +283,18 @@ class RunFolder:
                 return None if _lock(file.fileno()) else file.read().strip() or "an unknown process"
         except OSError:
             return None
+
+
+def without_model(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol without what concerns only the model that is scored."""
+    return {key: value for key, value in protocol.items() if key not in ("model_weights", "labels")}
+
+
+def _is_baseline(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), dict) for key in ("protocol", "scores")):
+        return False
+    scores = value["scores"].values()
+    return all(isinstance(one, dict) and all(isinstance(n, int | float) for n in one.values()) for one in scores)
 
 
 def objectives(sweep: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -289,7 +289,7 @@ def deleted_runs(client: "MlflowClient", experiment: str) -> list[Any]:
 
 def attachments(run: RunFolder) -> tuple[Path, ...]:
     """The files of the whole sweep that the parent run holds."""
-    return (run.sweep_yaml, run.sweep_json, run.plan, run.real)
+    return (run.sweep_yaml, run.sweep_json, run.plan, run.real, run.baselines)
 
 
 def recorded(run: Run) -> str:

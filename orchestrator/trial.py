@@ -157,6 +157,7 @@ def _recorded(
     # torch takes seconds to import: only where something is trained
     import torch
 
+    from aiqn_core.baselines import baseline_scores
     from aiqn_core.data import encode_png, load_data
     from aiqn_core.memory import cap_gpu
     from aiqn_core.parallel import ALONE
@@ -171,7 +172,8 @@ def _recorded(
         data = load_data(config.data)
     except (ConfigError, OSError) as error:
         raise DataMissingError(f"{socket.gethostname()}: {error}") from error
-    write_config(folder, assignment, device(), protocol(config, data))
+    measured = protocol(config, data)
+    write_config(folder, assignment, device(), measured)
     if not run.real.exists():
         write_bytes(run.real, encode_png(data.real_picture()))
     log.info("attempt on %s with %s threads, configuration %s", device(), torch.get_num_threads(), assignment.config)
@@ -192,6 +194,11 @@ def _recorded(
                 folder.update_status(step=progress.step, cpu_seconds=cpu_seconds, sync=False)
             log.info("step %d of %d: %s", progress.step, config.train.steps, progress.metrics)
         yield record
+    if run.baselines_of(measured) is None:
+        try:
+            run.add_baselines(measured, baseline_scores(config, data))
+        except Exception as error:  # the trial is done, and its page is only less useful without them
+            log.warning("what trivial generators score could not be recorded: %r", error)
 
 
 def is_evaluation(record: Mapping[str, Any]) -> bool:

@@ -45,7 +45,7 @@ def read_experiment(address: str, uri: str | None, scratch: Path) -> Results:
         parent = _parent(client, experiment.experiment_id, name, wanted)
         sweep = parent.data.tags["run_folder"]
         runs = list(_children(client, experiment.experiment_id, sweep))
-        for path in ("sweep.json", "plan.json", "real.png"):
+        for path in ("sweep.json", "plan.json", "real.png", "baselines.json"):
             _download(client, parent.info.run_id, path, scratch)
         recorded = read_json(scratch / "sweep.json") or {}
         results = results_of(
