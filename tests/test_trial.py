@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from aiqn_core import memory, training
+from aiqn_core import baselines, memory, training
 from aiqn_core.config import TrainConfig, config_hash
 from orchestrator.runs import RunFolder, RunFolderError, load_runs, read_json, write_json
 from orchestrator.trial import Assignment, check_folder, classify, run_trial
@@ -60,6 +60,29 @@ def test_a_trial_leaves_a_complete_folder(run):
     assert run.real.read_bytes().startswith(b"\x89PNG")
     assert "step 4 of 4" in folder.log.read_text()
     assert json.loads(task.to_json()) == json.loads(json.dumps(task.__dict__))
+
+
+def test_the_first_trial_of_a_protocol_records_what_trivial_generators_score(run, monkeypatch):
+    list(run_trial(assignment(0), run, threads=1))
+    protocol = load_runs(run.path)[0].provenance["protocol"]
+    scores = run.baselines_of(protocol)
+    assert scores["real"]["fd_lite0"] < scores["histograms"]["fd_lite0"]
+    written = run.baselines.read_bytes()
+    monkeypatch.setattr(baselines, "baseline_scores", lambda *_: pytest.fail("computed again"))
+    list(run_trial(assignment(1), run, threads=1))
+    assert run.baselines.read_bytes() == written
+
+
+def test_a_trial_completes_where_they_cannot_be_recorded(run, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(baselines, "baseline_scores", fail)
+    list(run_trial(assignment(0), run, threads=1))
+    (recorded,) = load_runs(run.path)
+    assert recorded.state == "completed"
+    assert "trivial generators" in run.trial(recorded.id).log.read_text()
+    assert not run.baselines.exists()
 
 
 def test_an_attempt_that_is_cut_off_is_continued(run):
