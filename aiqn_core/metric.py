@@ -4,7 +4,7 @@ A number is compared between two arms only where both report it in the same unit
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Direction = Literal["minimize", "maximize"]
@@ -16,7 +16,8 @@ class Metric:
 
     `unit` says what the number counts, with every setting that changes its meaning; None means that it has no unit
     that could be told, and two arms are never compared by it. `across_arms` is False for what describes one arm alone.
-    `low` and `high` are the ends of its range. `beside` marks what every table shows beside the objectives.
+    `low` and `high` are the ends of its range. `beside` marks what every table shows beside the objectives, `objection`
+    what is named only where it contradicts them. `up_to_real`: beyond what real data score, more is not better.
     """
 
     name: str
@@ -26,6 +27,8 @@ class Metric:
     low: float = -math.inf
     high: float = math.inf
     beside: bool = False
+    objection: bool = False
+    up_to_real: bool = False
 
     def facts(self) -> dict[str, Any]:
         """The facts as plain JSON, in which an open end of the range is null; `metric_of` reads them back."""
@@ -43,8 +46,8 @@ def image_metrics(distance: str, score: str, kernel: str, coverage: str) -> tupl
     """What every evaluation of images reports, the distance first; `score` is without its ending."""
     return (
         Metric(distance, "minimize", "squared feature distance", low=0, beside=True),
-        Metric(f"{score}_mean", "maximize", "exp of nats", low=1, beside=True),
-        Metric(kernel, "minimize", "squared kernel discrepancy"),
+        Metric(f"{score}_mean", "maximize", "exp of nats", low=1, beside=True, up_to_real=True),
+        Metric(kernel, "minimize", "squared kernel discrepancy", objection=True),
         Metric(coverage, "maximize", "share of real images", low=0, high=1, beside=True),
     )
 
@@ -67,4 +70,4 @@ def shared(found: list[Metric]) -> Metric:
     first = found[0]
     if all(metric.unit == first.unit for metric in found):
         return first
-    return Metric(first.name, first.direction, None, first.across_arms, first.low, first.high, first.beside)
+    return replace(first, unit=None)

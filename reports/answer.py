@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from reports.results import (
+    Metric,
     Results,
     chosen_finals,
     last_record,
@@ -11,6 +12,7 @@ from reports.results import (
     ranked,
 )
 from reports.rounding import p_value, plus_minus, rounded, whole
+from reports.scale import real_score, scale
 from reports.verdict import LEVEL, Comparison, State, Verdict, compare
 
 
@@ -31,7 +33,7 @@ def answer(results: Results) -> Answer:
     qualifier = [_spread(results, found)]
     if absent:
         qualifier.append(f"No completed final for {', '.join(absent)}.")
-    qualifier += _second_opinions(results, found)
+    qualifier += [*filter(None, [scale(results)]), *_second_opinions(results, found)]
     sentences = [_sentence(compare(results, metric), bool(absent)) for metric in results.metrics[: results.objectives]]
     return Answer(" ".join(sentences), " ".join(qualifier), found.leader)
 
@@ -103,23 +105,53 @@ def _or(words: Sequence[str]) -> str:
 
 def _second_opinions(results: Results, found: Comparison) -> list[str]:
     """What the other metrics say of the first two arms, each by its own test; nothing where it cannot be tested."""
-    said = []
-    for metric in results.metrics[results.objectives :] if len(found.order) > 1 and not found.why else ():
-        second = compare(results, metric)
-        first, last = found.order[:2]
-        pair, ours = second.pair(first, last), found.pair(first, last)
-        if pair is None or pair.p is None or ours is None or ours.p is None:
-            continue
-        if not pair.distinguishable:
-            says = f"{metric.name} does not tell them apart"
-        elif not ours.distinguishable:
-            says = f"{metric.name} is better for {pair.better} (p = {p_value(pair.p, LEVEL)})"
-        else:
-            same = "ranks them the same way" if pair.better == first else "does not agree"
-            says = f"{metric.name} {same} (p = {p_value(pair.p, LEVEL)})"
-        shown = ", ".join(f"{plus_minus(second.summaries[arm])} ({arm})" for arm in (first, last))
-        said.append(f"{says}: {shown}.")
+    if len(found.order) < 2 or found.why:
+        return []
+    objections = [metric for metric in results.others if metric.objection]
+    told = [_opinion(results, found, metric) for metric in [*results.metrics[results.objectives :], *objections]]
+    against = [one.metric for one in told if one.against]
+    said = [one.sentence for one in told if one.sentence]
+    if against:
+        names = " and ".join(metric.name for metric in against)
+        said.append(
+            f"{found.metric.name} and {names} disagree beyond their errors: they value different faults, so look at "
+            "the samples before you choose."
+        )
     return said
+
+
+class _Opinion(NamedTuple):
+    """What one other metric says of the first two arms, and whether it contradicts the objective."""
+
+    metric: Metric
+    sentence: str = ""
+    against: bool = False
+
+
+def _opinion(results: Results, found: Comparison, metric: Metric) -> _Opinion:
+    second, (first, last) = compare(results, metric), found.order[:2]
+    pair, ours = second.pair(first, last), found.pair(first, last)
+    if pair is None or ours is None or ours.p is None:
+        return _Opinion(metric)
+    shown = ", ".join(f"{plus_minus(second.summaries[arm])} ({arm})" for arm in (first, last))
+    against = pair.distinguishable and ours.distinguishable and pair.better != first
+    if metric.objection and not against:
+        return _Opinion(metric)
+    if metric.comparable and second.why:
+        return _Opinion(metric, f"{metric.name} decides nothing: {second.why}: {shown}.")
+    if pair.p is None:
+        return _Opinion(metric)
+    if not pair.distinguishable:
+        says = f"{metric.name} does not tell them apart"
+    elif against:
+        says = f"{metric.name} does not agree (p = {p_value(pair.p, LEVEL)})"
+    elif not ours.distinguishable or (metric.up_to_real and real_score(results, metric) is None):
+        # Without the score of real images nobody knows whether more is better.
+        says = f"{metric.name} is {'better' if not metric.up_to_real else 'higher'} for {pair.better}"
+        says += f" (p = {p_value(pair.p, LEVEL)})"
+    else:
+        says = f"{metric.name} ranks them the same way (p = {p_value(pair.p, LEVEL)})"
+    return _Opinion(metric, f"{says}: {shown}.", against)
 
 
 def _answer_of_search(results: Results) -> Answer:

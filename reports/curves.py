@@ -1,22 +1,26 @@
 """Learning curves: one Altair specification gives the figure in the page and SVG, PNG and PDF beside it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
 
 from orchestrator.runs import Run, write_bytes
-from reports.figures import HEIGHT, SHAPES, WIDTH, Figure, color, styled, write_chart
+from reports.figures import HEIGHT, MUTED, SHAPES, WIDTH, Figure, color, styled, write_chart
 from reports.formats import csv_text, parquet_bytes
 from reports.results import Metric, Results, chosen_finals, final_groups, finite, last_value
 from reports.rounding import configuration, rounded
+from reports.scale import levels
 
 Axis = Literal["step", "seconds"]
 AXES: dict[Axis, str] = {"step": "training steps", "seconds": "seconds of training and evaluation"}
 
 SEARCH_LINES = 40  # of each arm; more are hard to read, and slow as PNG
+LEVEL_ROOM = 13  # pixels between the names of two dashed lines
 LOG_RATIO = 4.0  # a logarithmic y axis where the largest value is more than so many times the smallest
 COLUMNS = ["arm", "kind", "line", "step", "seconds", "value", "low", "high", "title", "label", "point"]
 
@@ -123,9 +127,15 @@ def _final_points(arm: str, source: int | None, runs: list[Run], metric: Metric,
     return rows
 
 
-def learning_chart(frame: pd.DataFrame, metric: Metric, axis: Axis, arms: Sequence[str]) -> Any:
-    """Search trials faint, finals bold with a band from the smallest to the largest seed."""
-    low, high = frame["low"].min(), frame["high"].max()
+def learning_chart(
+    frame: pd.DataFrame,
+    metric: Metric,
+    axis: Axis,
+    arms: Sequence[str],
+    levels: Mapping[str, float] = MappingProxyType({}),
+) -> Any:
+    """Search trials faint, finals bold with a band from the smallest to the largest seed; `levels` as dashed lines."""
+    low, high = min([frame["low"].min(), *levels.values()]), max([frame["high"].max(), *levels.values()])
     logarithmic = low > 0 and high / low > LOG_RATIO
     scale = alt.Scale(type="log" if logarithmic else "linear", zero=False, nice=not logarithmic, padding=8)
     finals = bool((frame["kind"] == "final").any())
@@ -162,9 +172,32 @@ def learning_chart(frame: pd.DataFrame, metric: Metric, axis: Axis, arms: Sequen
         final.mark_line(strokeWidth=2.6),
         final.mark_point(filled=True, size=46, opacity=1).encode(**point),
     ]
+    if levels:
+        layers = [*level_layers(levels, low, high, logarithmic, scale), *layers]
     better = "lower is better" if metric.lower_is_better else "higher is better"
     title = alt.TitleParams(metric.name, subtitle=better + (", logarithmic axis" if logarithmic else ""))
     return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def level_layers(
+    levels: Mapping[str, float], low: float, high: float, logarithmic: bool, scale: alt.Scale
+) -> list[Any]:
+    """A dashed line for each level, with its name above it where there is room."""
+    place = math.log if logarithmic else float
+    room, named = LEVEL_ROOM * (place(high) - place(low)) / HEIGHT, list[float]()
+    rows = []
+    for name, value in levels.items():
+        clear = all(abs(place(value) - other) >= room for other in named)
+        named += [place(value)] if clear else []
+        label = f"{name}: {rounded(value)}"
+        rows.append({"value": value, "name": name if clear else "", "label": label})
+    base = alt.Chart(pd.DataFrame(rows)).encode(y=alt.Y("value:Q", title=None, scale=scale), description="label:N")
+    return [
+        base.mark_rule(strokeDash=[3, 3], strokeWidth=1, color=MUTED, opacity=0.7),
+        base.mark_text(align="right", baseline="bottom", dy=-1, fontSize=10.5, color=MUTED).encode(
+            x=alt.value(WIDTH), text="name:N"
+        ),
+    ]
 
 
 def learning_figures(results: Results, folder: Path) -> list[Figure]:
@@ -174,12 +207,14 @@ def learning_figures(results: Results, folder: Path) -> list[Figure]:
         for metric in results.metrics:
             frame = curve_frame(results, metric)
             name = f"{metric.name}-by-{axis}"
-            svg = None if frame.empty else write_chart(learning_chart(frame, metric, axis, results.arms), name, folder)
-            figures.append(Figure(name, f"{metric.name} by {words}", caption(results, metric, frame), svg))
+            lines = levels(results, metric)
+            chart = None if frame.empty else learning_chart(frame, metric, axis, results.arms, lines)
+            svg = None if chart is None else write_chart(chart, name, folder)
+            figures.append(Figure(name, f"{metric.name} by {words}", caption(results, metric, frame, lines), svg))
     return figures
 
 
-def caption(results: Results, metric: Metric, frame: pd.DataFrame) -> str:
+def caption(results: Results, metric: Metric, frame: pd.DataFrame, lines: Mapping[str, float] | None = None) -> str:
     """What is drawn, and what was left out of the drawing."""
     if frame.empty:
         return f"No evaluation with {metric.name} is recorded yet."
@@ -190,4 +225,9 @@ def caption(results: Results, metric: Metric, frame: pd.DataFrame) -> str:
         measured = len(thinned(runs, metric, limit=max(len(runs), 1)))
         evenly = ", evenly spaced by rank" if drawn < measured else ""
         parts.append(f"{drawn} of {len(runs)} search trials of {arm}{evenly}")
-    return "; ".join(parts) + "."
+    told = ["; ".join(parts) + "."]
+    if lines:
+        told.append(f"Dashed: {', '.join(f'{name} {rounded(value)}' for name, value in lines.items())}.")
+    if not metric.comparable:
+        told.append(f"Arms cannot be compared here: {metric.why}.")
+    return " ".join(told)

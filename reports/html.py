@@ -22,6 +22,7 @@ from reports.pareto import pareto_figures, pareto_table
 from reports.pictures import Picture, evenly, picture
 from reports.results import STAGES, Results, last_record, read_results, shown_run
 from reports.rounding import plural, whole
+from reports.scale import baseline_table
 from reports.search_figures import effect_figures, search_figures
 from reports.search_tables import budget_table, choice_table, importance_table, top_configurations, verdict_table
 from reports.tables import Table
@@ -85,7 +86,8 @@ def write_page(results: Results, folder: Path) -> Path:
         date=datetime.fromtimestamp(results.created, UTC).strftime("%-d %B %Y") if results.created else None,
     )
     write_bytes(folder / "index.html", page.encode(), sync=False)
-    said = [shown["comparison"], *(shown[f"verdicts{view.suffix}"] for view in results.views)]
+    ranking = [] if shown["baselines"].shown.empty else [shown["baselines"]]
+    said = [shown["comparison"], *ranking, *(shown[f"verdicts{view.suffix}"] for view in results.views)]
     write_bytes(folder / "answer.md", answer_text(results, said).encode(), sync=False)
     return folder / "index.html"
 
@@ -101,6 +103,7 @@ def all_tables(results: Results) -> list[Table]:
     rest += [tables.reproduction, tables.trials]
     return [
         comparison(results),
+        baseline_table(results),
         published(results),
         pareto_table(results),
         *search,

@@ -23,6 +23,8 @@ class Metric(NamedTuple):
     high: float = math.inf
     comparable: bool = True  # across the arms of this sweep
     why: str = ""  # the reason where it is not, as a sentence without its full stop
+    objection: bool = False  # named only where it contradicts an objective
+    up_to_real: bool = False  # beyond what real data score, more is not better
 
     @property
     def label(self) -> str:
@@ -53,11 +55,18 @@ class Results:
     resources: dict[str, float] = field(default_factory=dict)  # of one trial: cpu, gpu
     plan: dict[str, Any] = field(default_factory=dict)  # plan.json; empty where there is none
     objectives: int = 1  # how many of the metrics, from the first on
+    others: list[Metric] = field(default_factory=list)  # measured, and in no table of their own
+    baselines: list[dict[str, Any]] = field(default_factory=list)  # what trivial generators score (see RunFolder)
     suffix: str = ""  # of the names of tables and figures that look at another objective than the first
 
     @property
     def objective(self) -> Metric:
         return self.metrics[0]
+
+    @property
+    def known(self) -> list[Metric]:
+        """All metrics that were measured, those of the tables first."""
+        return [*self.metrics, *self.others]
 
     @property
     def views(self) -> list["Results"]:
@@ -95,7 +104,8 @@ class Results:
 def read_results(run_folder: Path | str) -> Results:
     """Everything recorded in a run folder; raises RunFolderError where it cannot be read."""
     runs, folder = load_runs(run_folder), RunFolder(Path(run_folder))
-    return results_of(folder.read_sweep(), runs, folder.real, read_json(folder.plan), str(folder.sweep_json))
+    results = results_of(folder.read_sweep(), runs, folder.real, read_json(folder.plan), str(folder.sweep_json))
+    return replace(results, baselines=folder.read_baselines())
 
 
 def results_of(
@@ -106,6 +116,7 @@ def results_of(
         sweep = recorded["sweep"]
         written, final = objectives(sweep), sweep.get("final") or {"top": 0, "seeds": []}
         arms = list(sweep["arms"])
+        metrics, others = _metrics(written, facts_of(recorded), runs)
         return Results(
             name=recorded["name"],
             question=recorded.get("question") or "",
@@ -113,7 +124,8 @@ def results_of(
             created=recorded.get("created"),
             finished=bool(recorded.get("finished")),
             arms=arms + sorted({run.arm for run in runs} - set(arms)),
-            metrics=_metrics(written, facts_of(recorded), runs),
+            metrics=metrics,
+            others=others,
             objectives=len(written),
             trials=sweep["search"]["trials"],
             top=final["top"],
@@ -129,28 +141,39 @@ def results_of(
         raise RunFolderError(message) from error
 
 
-def _metrics(objectives: Sequence[Mapping[str, str]], facts: Mapping[str, Facts], runs: Sequence[Run]) -> list[Metric]:
-    """The objectives, then what the table of metrics puts beside them, as far as it was recorded."""
+def _metrics(
+    objectives: Sequence[Mapping[str, str]], facts: Mapping[str, Facts], runs: Sequence[Run]
+) -> tuple[list[Metric], list[Metric]]:
+    """The objectives and what the table of metrics puts beside them, as far as recorded; then all that is left."""
     recorded = {name for run in runs for record in run.history for name in record}
-    beside = [m for arm in facts.values() for m in arm.values() if m.beside and m.name in recorded]
-    directions = {m.name: m.direction for m in beside} | {one["metric"]: one["direction"] for one in objectives}
-    names = dict.fromkeys([*(one["metric"] for one in objectives), *(m.name for m in beside)])
-    return [_metric(name, directions[name] == "minimize", facts) for name in names]
+    measured = {m.name: m for arm in facts.values() for m in arm.values() if m.name in recorded}
+    beside = [name for name, metric in measured.items() if metric.beside]
+    lower = {name: metric.direction == "minimize" for name, metric in measured.items()}
+    lower |= {one["metric"]: one["direction"] == "minimize" for one in objectives}
+    shown = list(dict.fromkeys([*(one["metric"] for one in objectives), *beside]))
+    left = [name for name in measured if name not in shown]
+    return [_metric(name, lower[name], facts) for name in shown], [_metric(name, lower[name], facts) for name in left]
 
 
 def _metric(name: str, lower_is_better: bool, facts: Mapping[str, Facts]) -> Metric:
     """A metric of the report from what is known of it in each arm; without a unit that arms share, no comparison."""
     known = {arm: metrics[name] for arm, metrics in facts.items() if name in metrics}
-    low = min((metric.low for metric in known.values()), default=-math.inf)
-    high = max((metric.high for metric in known.values()), default=math.inf)
+    metric = Metric(
+        name,
+        lower_is_better,
+        min((one.low for one in known.values()), default=-math.inf),
+        max((one.high for one in known.values()), default=math.inf),
+        objection=any(one.objection for one in known.values()),
+        up_to_real=any(one.up_to_real for one in known.values()),
+    )
     units: dict[str | None, list[str]] = {}
-    for arm, metric in known.items():
-        units.setdefault(metric.unit if metric.across_arms else None, []).append(arm)
+    for arm, one in known.items():
+        units.setdefault(one.unit if one.across_arms else None, []).append(arm)
     if len(known) < 2 or (len(units) == 1 and None not in units):
-        return Metric(name, lower_is_better, low, high)
+        return metric
     told = [f"{' and '.join(arms)}: {unit or 'no unit of its own'}" for unit, arms in units.items()]
     why = f"{name} is not the same quantity in all arms ({'; '.join(told)}), so it cannot be compared"
-    return Metric(name, lower_is_better, low, high, False, why)
+    return metric._replace(comparable=False, why=why)
 
 
 class Summary(NamedTuple):

@@ -51,6 +51,7 @@ def read_experiment(address: str, uri: str | None, scratch: Path) -> Results:
         results = results_of(
             recorded, _read(client, runs), scratch / "real.png", read_json(scratch / "plan.json"), f"{uri}, {name}"
         )
+        results = replace(results, baselines=RunFolder(scratch).read_baselines())
         return _with_samples(client, results, {run.data.tags["trial"]: run.info.run_id for run in runs}, scratch)
     except MlflowException as error:
         raise RunFolderError(f"{without_password(uri)}: {plain(error, uri)}") from error

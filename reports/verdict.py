@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.runs import Run
 from reports.results import Metric, Results, Summary, chosen_finals, differing_protocols, summarise, values_of
+from reports.scale import real_score
 
 LEVEL = 0.05  # of all pairs together
 NOISE = 1e-12  # of the values' size: smaller differences and spreads are those of floating point
@@ -87,7 +88,7 @@ def compare(results: Results, metric: Metric | None = None) -> Comparison:
     metric = metric or results.objective
     found = {arm: values for arm in results.arms if (values := values_of(chosen_finals(results, arm), metric.name))}
     summaries = {arm: summary for arm, values in found.items() if (summary := summarise(values))}
-    if why := _incomparable(results, metric):
+    if why := _incomparable(results, metric, summaries):
         pairs = tuple(
             Verdict(first, second, State.INCOMPARABLE, None, None, None, None, None)
             for first, second in combinations(found, 2)
@@ -105,11 +106,17 @@ def verdicts(results: Results) -> list[Verdict]:
     return list(compare(results).pairs)
 
 
-def _incomparable(results: Results, metric: Metric) -> str:
+def _incomparable(results: Results, metric: Metric, summaries: Mapping[str, Summary]) -> str:
     if not metric.comparable:
         return metric.why or f"{metric.name} is not in the same unit for all arms: it cannot be compared"
-    differing = differing_protocols(results, "final")
-    return f"the finals were measured with different {', '.join(sorted(differing))}" if differing else ""
+    if differing := differing_protocols(results, "final"):
+        return f"the finals were measured with different {', '.join(sorted(differing))}"
+    real = real_score(results, metric) if metric.up_to_real else None
+    beyond = [arm for arm, one in summaries.items() if real and metric.key(one.mean) < metric.key(real.value)]
+    if real is None or not beyond:
+        return ""
+    more = "less" if metric.lower_is_better else "more"
+    return f"{metric.name} of real images is {real.text}, that of {' and '.join(beyond)} {more}, which damage does too"
 
 
 def _verdict(

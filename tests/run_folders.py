@@ -135,6 +135,20 @@ def results_with(
     return read_results(folder.path)
 
 
+TRIVIAL: dict[str, dict[str, float]] = {
+    "real": {"fd_lite0": 20.25, "fd_lite0_low": 19.5, "fd_lite0_high": 21.0, "is_lite0_mean": 3.386, "samples": 797},
+    "gaussian": {"fd_lite0": 70.5, "is_lite0_mean": 3.031, "samples": 1000},
+    "repeated": {"fd_lite0": 208.0, "is_lite0_mean": 2.7, "samples": 1000},
+    "left": {"bits_per_dim": 2.7554},
+}
+
+
+def write_baselines(folder: RunFolder, samples: int = 1000, **real: float) -> None:
+    """What trivial generators score under the protocol of trials with so many samples; `real` changes real images."""
+    scores = {**TRIVIAL, "real": {**TRIVIAL["real"], **real}}
+    folder.add_baselines({**PROTOCOL, "samples": samples}, scores)
+
+
 TROUBLE: dict[str, dict[str, Any]] = {
     "pruned": {"cause": "pruner"},
     "failed": {"cause": "infrastructure", "attempts": 3, "message": "node-b was lost\nTraceback follows"},
@@ -147,6 +161,7 @@ def build_run_folder(path: Path) -> RunFolder:
     folder = RunFolder(path)
     write_sweep(folder)
     write_grid(folder.real, seed=99)
+    write_baselines(folder)
     for arm, states in SEARCH_STATES.items():
         for number, state in enumerate(states):
             steps = {"completed": (0, 200, 400, 600), "pruned": (0, 200), "failed": (0,), "diverged": (0, 200)}[state]

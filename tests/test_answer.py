@@ -2,8 +2,19 @@ import json
 import shutil
 import statistics
 from pathlib import Path
+from typing import Any
 
-from run_folders import FLOOR, SEEDS, distance, finals_by_hand, record, results_with, write_sweep, write_trial
+from run_folders import (
+    FLOOR,
+    SEEDS,
+    distance,
+    finals_by_hand,
+    record,
+    results_with,
+    write_baselines,
+    write_sweep,
+    write_trial,
+)
 
 from orchestrator.runs import RunFolder, write_json
 from reports.answer import answer as answer_of
@@ -100,17 +111,60 @@ def test_numbers_in_different_units_are_not_compared(tmp_path: Path) -> None:
     assert list(row.values()) == ["not comparable", "—", "—", "—", "—"]
 
 
-def test_another_metric_agrees_only_where_it_tells_the_arms_apart(tmp_path: Path) -> None:
+def opinion(path: Path, first: list[float], real: float | None = 3.4, **changes: Any) -> str:
+    """What is said of is_lite0_mean where fd_lite0 has a ahead of b, and real images score `real`."""
     finals = {"a": [2.0, 2.1, 2.2], "b": [3.0, 3.1, 3.2]}
+    results_with(path, finals, is_lite0_mean={"a": first, "b": [1.091, 1.101, 1.095]}, **changes)
+    if real is not None:
+        write_baselines(RunFolder(path), is_lite0_mean=real)
+    return answer_of(read_results(path)).qualifier
+
+
+def test_another_metric_agrees_only_where_it_tells_the_arms_apart(tmp_path: Path) -> None:
     for name, first, says in (
         ("close", [1.10, 1.09, 1.08], "is_lite0_mean does not tell them apart: "),
         ("agrees", [1.5, 1.51, 1.52], "is_lite0_mean ranks them the same way (p = "),
         ("opposes", [1.01, 1.02, 1.03], "is_lite0_mean does not agree (p = "),
     ):
-        scores = {"a": first, "b": [1.091, 1.101, 1.095]}
-        assert says in answer_of(results_with(tmp_path / name, finals, is_lite0_mean=scores)).qualifier
+        assert says in opinion(tmp_path / name, first)
     one = results_with(tmp_path / "one", {"a": [2.0], "b": [3.0]}, is_lite0_mean={"a": [1.5], "b": [1.1]})
     assert "is_lite0_mean" not in answer_of(one).qualifier
+
+
+def test_an_inception_score_agrees_only_below_that_of_real_images(tmp_path: Path) -> None:
+    said = opinion(tmp_path / "above", [1.5, 1.51, 1.52], real=1.4)
+    assert "is_lite0_mean decides nothing: is_lite0_mean of real images is 1.400, that of a more, which damage" in said
+    assert "ranks" not in said
+    assert "is_lite0_mean is higher for a (p = " in opinion(tmp_path / "unknown", [1.5, 1.51, 1.52], real=None)
+
+
+def test_it_is_no_verdict_either_where_it_is_the_objective(tmp_path: Path) -> None:
+    finals = {"a": [1.5, 1.51, 1.52], "b": [1.091, 1.101, 1.095]}
+    results_with(tmp_path, finals, objective="is_lite0_mean", direction="maximize")
+    write_baselines(RunFolder(tmp_path), is_lite0_mean=1.4)
+    results = read_results(tmp_path)
+    assert answer_of(results).sentence.startswith(
+        "Not comparable: is_lite0_mean of real images is 1.400, that of a more"
+    )
+    assert not comparison(results).strong
+    assert verdict_table(results).shown["Verdict"].tolist() == ["not comparable"]
+    write_baselines(RunFolder(tmp_path), is_lite0_mean=1.6)
+    assert answer_of(read_results(tmp_path)).leader == "a"
+
+
+def test_two_distances_that_disagree_are_said_to(tmp_path: Path) -> None:
+    words = "disagree beyond their errors"
+    collapsed = {"a": [0.02, 0.03, 0.025], "b": [0.61, 0.62, 0.615]}
+    kernel = {"a": [0.5, 0.51, 0.52], "b": [0.1, 0.11, 0.12]}
+    agreeing = {"a": [0.1, 0.11, 0.12], "b": [0.5, 0.51, 0.52]}
+    said = opinion(tmp_path / "coverage", [1.5, 1.51, 1.52], coverage_lite0=collapsed)
+    assert "coverage_lite0 does not agree (p = " in said
+    assert f"fd_lite0 and coverage_lite0 {words}" in said
+    said = opinion(tmp_path / "both", [1.5, 1.51, 1.52], coverage_lite0=collapsed, kd_lite0=kernel)
+    assert f"fd_lite0 and coverage_lite0 and kd_lite0 {words}" in said
+    said = opinion(tmp_path / "neither", [1.5, 1.51, 1.52], kd_lite0=agreeing)
+    assert words not in said
+    assert "kd_lite0" not in said
 
 
 def test_one_seed_is_not_tested_anywhere(tmp_path: Path) -> None:
