@@ -129,10 +129,14 @@ def recorded_facts(arms: Mapping[str, Arm]) -> dict[str, dict[str, dict[str, Any
 
 
 def facts_of(recorded: Mapping[str, Any]) -> dict[str, Facts]:
-    """The facts of each arm's metrics in a sweep.json; those of an earlier version follow from its configurations."""
+    """The facts of each arm's metrics in a sweep.json.
+
+    What an earlier version did not record is what this one knows of the metric, or of the arm's configuration.
+    """
     if "metrics" in recorded:
+        known = {name: metric.facts() for name, metric in known_metrics().items()}
         return {
-            arm: {name: metric_of(facts) for name, facts in metrics.items()}
+            arm: {name: metric_of({**known.get(name, {}), **facts}) for name, facts in metrics.items()}
             for arm, metrics in recorded["metrics"].items()
         }
     return {name: arm_metrics(_recorded_arm(name, base)) for name, base in recorded["sweep"]["arms"].items()}

@@ -114,7 +114,10 @@ def baseline_table(results: Results) -> Table:
     return Table(
         "baselines",
         "What trivial generators score" + (f", with the arms by {first}" if first else ""),
-        pd.DataFrame([row.data for row in rows], columns=["generator", "samples", *(m.name for m in metrics)]),
+        pd.DataFrame(
+            [row.data for row in rows],
+            columns=["generator", "samples", *(m.name for m in metrics or [results.objective])],
+        ),
         pd.DataFrame([row.shown for row in rows]),
         ("Arm",),
         notes=tuple(notes) if rows else (),

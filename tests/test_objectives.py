@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.objectives import known_metrics, recorded_facts
+from orchestrator.objectives import facts_of, known_metrics, recorded_facts
 
 SWEEP = """name: s
 data: digits
@@ -102,3 +102,18 @@ def test_recorded_facts_have_no_unit_where_the_space_changes_it(load):
 
 def test_every_model_has_its_metrics_in_the_table_of_editors():
     assert {"fid", "fd_lite0", "test_nll", "squared_error", "prior_fid", "calibration_error"} <= known_metrics().keys()
+
+
+def test_facts_that_an_earlier_version_did_not_record_are_those_of_this_one():
+    recorded = {
+        name: {key: value for key, value in metric.facts().items() if key not in ("up_to_real", "objection")}
+        for name, metric in known_metrics().items()
+    }
+    recorded["is_lite0_mean"]["low"] = 0.5
+    recorded["of_later_versions"] = {"name": "of_later_versions", "direction": "maximize", "shape": "round"}
+    found = facts_of({"metrics": {"one": recorded}})["one"]
+    assert found["is_lite0_mean"].up_to_real
+    assert found["is_lite0_mean"].low == 0.5
+    assert found["kd_lite0"].objection
+    assert found["fd_lite0"] == known_metrics()["fd_lite0"]
+    assert found["of_later_versions"].direction == "maximize"
