@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -67,6 +68,14 @@ def sweep(
             describe(loaded, runs, continued)
             return
         within_budget(loaded, runs, yes)
+        from orchestrator.supervisor import supervise
+
+        raise typer.Exit(supervise(lambda: drive(loaded, runs)))
+
+
+def drive(loaded: "Sweep", runs: Path) -> None:
+    """Train, and say how it went."""
+    with plain_errors():
         from orchestrator.live import view_for
         from orchestrator.search import run_sweep
 
@@ -395,6 +404,20 @@ def print_notes(loaded: "Sweep") -> None:
 
 def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
     """Print the comparison table and where the page is; exit with what became of the sweep."""
+    from orchestrator.runs import RunFolder
+
+    finished, failed = RunFolder(folder).read_sweep()["finished"], [run for run in runs if run.state == "failed"]
+    with suppress(OSError):  # whoever looked has gone
+        print_end(loaded, folder, failed if finished else [])
+    if not finished:
+        with suppress(OSError):
+            print("Stopped before the end; run the same command again to continue.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(TRIALS_FAILED if failed else DONE)
+
+
+def print_end(loaded: "Sweep", folder: Path, failed: "list[Run]") -> None:
+    """The comparison table, the page, the store, and which trials failed."""
     from orchestrator.runs import RunFolder, read_json
     from orchestrator.stores import kept
 
@@ -407,15 +430,9 @@ def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
     mirror = read_json(RunFolder(folder).mirror) or {}
     if mirror.get("error"):
         print(f"MLflow is behind ({mirror['error']}); run the same command again to catch up.", file=sys.stderr)
-    if not RunFolder(folder).read_sweep()["finished"]:
-        print("Stopped before the end; run the same command again to continue.", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED)
-    failed = [run for run in runs if run.state == "failed"]
     for run in failed:
-        print(
-            f"{run.id} failed: {run.cause}: {run.status.get('message')}  log: {run.status.get('log')}", file=sys.stderr
-        )
-    raise typer.Exit(TRIALS_FAILED if failed else DONE)
+        message, log = run.status.get("message"), run.status.get("log")
+        print(f"{run.id} failed: {run.cause}: {message}  log: {log}", file=sys.stderr)
 
 
 def main() -> None:

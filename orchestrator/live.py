@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -63,14 +65,52 @@ class View:
         """Show one line that is no board."""
 
 
+class Unfailing(View):
+    """Another view, for as long as it can be shown: a terminal that goes away never ends a sweep."""
+
+    def __init__(self, shown: View) -> None:
+        self.shown: View | None = shown
+
+    def _do(self, action: Callable[[View], object]) -> None:
+        if self.shown is None:
+            return
+        try:
+            action(self.shown)
+        except Exception:  # whoever looked has gone, for example with the same Ctrl-C
+            self.shown = None
+            silence()
+
+    def __enter__(self) -> Self:
+        self._do(lambda view: view.__enter__())
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._do(lambda view: view.__exit__(*reason))
+
+    def update(self, board: Board) -> None:
+        self._do(lambda view: view.update(board))
+
+    def say(self, text: str) -> None:
+        self._do(lambda view: view.say(text))
+
+
+def silence() -> None:
+    """Send what is still printed nowhere, where the terminal or the reader of a pipe has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 class Lines(View):
     """One line when a trial has ended, and now and then while all are busy."""
 
     def say(self, text: str) -> None:
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:  # whoever read our output has gone, for example with the same Ctrl-C: the sweep goes on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(text, flush=True)
 
     def __init__(self) -> None:
         self.last, self.ended = 0.0, -1

@@ -25,7 +25,8 @@ from orchestrator.continuing import check_continues
 from orchestrator.control import note_stop, take_requests
 from orchestrator.driver import Driver, Outside, Spent, check_space, storage_error
 from orchestrator.ledger import Ledger
-from orchestrator.live import View
+from orchestrator.lifeline import ADDRESS, Lifeline, folder_for_sockets, given_address, wait_for_answer
+from orchestrator.live import Unfailing, View
 from orchestrator.machines import Machines
 from orchestrator.nodes import Node
 from orchestrator.objectives import recorded_facts
@@ -60,6 +61,7 @@ os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT
 
 import ray  # noqa: E402  (its settings are read at import)
 from ray import tune  # noqa: E402
+from ray._private.services import canonicalize_bootstrap_address_or_die  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import (  # noqa: E402
@@ -68,6 +70,8 @@ from ray.util.scheduling_strategies import (  # noqa: E402
 )
 
 RAY_STARTS = 3  # how often it is tried
+LEAVE_SECONDS = 30.0  # that Ray has to end
+ONE_SIGNAL_SECONDS = 0.5  # a terminal and our supervisor both pass on the same one
 TOGETHER_SECONDS = 0.1  # within which evaluations are told at once, where no pruner decides on each
 VERDICT_SECONDS = 3.0  # between a worker's exception and what follows from it in the others
 
@@ -79,7 +83,7 @@ def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = N
     the evaluations in progress. Raises RunFolderError where another driver holds the run folder, where it cannot be
     written, or where it belongs to a sweep of another meaning.
     """
-    run, view = RunFolder(Path(runs_dir) / sweep.name), view or View()
+    run, view = RunFolder(Path(runs_dir) / sweep.name), Unfailing(view or View())
     try:
         with run.lock(), Interrupt() as interrupt:
             conduct(run, sweep, view, interrupt)
@@ -431,7 +435,7 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
     shutil.rmtree(scratch, ignore_errors=True)
     asked = question(ledger.run, ledger.sweep)
     with cluster(), interrupt, probing(asked), view:
-        preflight = Preflight(asked, ask_by_task if "RAY_ADDRESS" in os.environ else ask_here)
+        preflight = Preflight(asked, ask_by_task if given_address(os.environ) else ask_here)
         machines = Machines(ledger.run, ledger.sweep.resources, preflight, alive)
         machines.meet(lambda: interrupt.asked)
         ray_trials: dict[str, Any] = {}
@@ -487,34 +491,58 @@ def tuner(driver: Driver, ray_trials: dict[str, Any], scratch: Path) -> tune.Tun
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """A connection to the Ray cluster, or one of our own for the time of the block."""
+    """A connection to the Ray cluster, or one of our own for the time of the block; this process ends where it dies."""
+    address = given_address(os.environ)
+    if address is None:
+        os.environ.pop(ADDRESS, None)  # Ray takes an empty one for an address
+        os.environ["RAY_TMPDIR"] = folder_for_sockets(os.environ)
+    elif "://" not in address:
+        wait_for_answer(canonicalize_bootstrap_address_or_die(address))
     for attempt in range(1, RAY_STARTS + 1):
         try:
-            start_ray()
+            start_ray(address)
             logging.getLogger("ray").setLevel(logging.CRITICAL)  # errors of trials are in their logs
             break
         except Exception as error:  # Ray has no type for it: where the machine is busy, its processes start too late
             ray.shutdown()
             if attempt == RAY_STARTS:
-                raise RunFolderError(
-                    f"Ray does not start: {error}\nRun again when the machine is less busy."
-                ) from error
+                raise RunFolderError(f"Ray does not start: {error}\nIts logs are in {ray_logs()}.") from error
     try:
-        yield
+        with Lifeline(sockets(), own=address is None):
+            yield
     finally:
-        ray.shutdown()
+        end_ray()
 
 
-def start_ray() -> None:
+def start_ray(address: str | None) -> None:
     ray.init(
         # without "local", Ray would join whatever cluster was last started on this machine
-        address=os.environ.get("RAY_ADDRESS", "local"),
+        address=address or "local",
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
         configure_logging=True,
         ignore_reinit_error=True,
     )
+
+
+def sockets() -> dict[str, str]:
+    """Where Ray's head and its process on this machine listen."""
+    context = ray.get_runtime_context()
+    found = {"the head": context.gcs_address}
+    node = ray._private.worker._global_node
+    return found | ({"this machine's raylet": node.raylet_socket_name} if node else {})
+
+
+def ray_logs() -> Path:
+    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest" / "logs"  # noqa: S108
+
+
+def end_ray() -> None:
+    """Leave Ray; one that has died meanwhile must not keep us."""
+    leaving = Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_SECONDS)
 
 
 class Interrupt:
@@ -524,13 +552,14 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.when = False, 0.0
         self.before: list[dict[int, Any]] = []
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        now = time.monotonic()
+        if self.asked and now - self.when > ONE_SIGNAL_SECONDS:
             os._exit(3)  # checkpoints are on disk, and Ray's processes end with ours
-        self.asked = True
+        self.asked, self.when = True, self.when or now
 
     def __enter__(self) -> Self:
         self.before.append({number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)})
