@@ -76,9 +76,10 @@ class Unfailing(View):
             return
         try:
             action(self.shown)
-        except Exception:  # whoever looked has gone, for example with the same Ctrl-C
+        except Exception as error:
             self.shown = None
-            silence()
+            if isinstance(error, OSError):  # whoever looked has gone, for example with the same Ctrl-C
+                silence()
 
     def __enter__(self) -> Self:
         self._do(lambda view: view.__enter__())
@@ -95,13 +96,11 @@ class Unfailing(View):
 
 
 def silence() -> None:
-    """Send what is still printed nowhere, where the terminal or the reader of a pipe has gone."""
+    """Send what is still printed nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
+            if stream is sys.stdout or os.isatty(stream.fileno()):
                 os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 

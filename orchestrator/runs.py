@@ -276,6 +276,15 @@ class RunFolder:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether a mirror is sending this run."""
+        try:
+            with (self.path / "mirror.lock").open("r+") as file:
+                return not _lock(file.fileno())
+        except OSError:
+            return False
+
     def owner(self) -> str | None:
         """The driver that holds the run folder, in words; None where no driver runs."""
         try:

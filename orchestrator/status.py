@@ -34,7 +34,11 @@ def status_lines(run_folder: Path | str) -> list[str]:
         lines += [submitted] if submitted is not None else []
         lines += (read_json(folder.cluster) or {}).get("notes", [])
     mirror = read_json(folder.mirror)
-    if mirror is not None:
+    if owner is not None and not folder.mirrored:
+        lines.append(
+            f"MLflow: nothing sends to it now; the driver starts the mirror again (log: {folder.path / 'mirror.log'})"
+        )
+    elif mirror is not None:
         lines.append(f"MLflow: {mirror['records_behind']} records behind" + _because(mirror))
     return lines
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from aiqn_core.config import dotted
+from orchestrator.lifeline import answers
 from orchestrator.runs import Run, RunFolder, RunFolderError, load_run, objectives, read_json, write_json
 from orchestrator.stores import OUTDATED, kept, plain, store_of_run, without_password
 from orchestrator.watch import Watch
@@ -35,6 +36,7 @@ REPLACED_TAG = "mlflow.aiqn.replaced"  # of a run that the mirror deleted becaus
 LONGEST_TAG = 8000  # MLflow's limit; it cuts what is longer in silence
 BATCH = 800  # metrics in one request; MLflow's limit is 1,000 together with parameters and tags
 POLL_SECONDS = 1.0
+ANSWER_SECONDS = 1.0  # in which a server on this machine answers
 STATE_SECONDS = 5.0  # between two notes of how far the mirror is, while nothing else changes
 PATIENCE_SECONDS = 60.0  # how long the end of a sweep waits for a server that is away
 YOUNG_SECONDS = 2.0  # of a running trial
@@ -428,8 +430,8 @@ def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
         if last and (not error or hopeless or time.monotonic() > deadline):
             return not error
         if database is not None:  # a file that was deleted takes what is written to it along
-            found = database.stat().st_ino if database.exists() else 0
-            if identity not in (None, found):
+            found = database.stat().st_ino if database.exists() else None
+            if identity is not None and identity != found:
                 raise SystemExit(STORE_LOST)
             identity = found
         last_round.wait(max(POLL_SECONDS, 10 * looked) * (5 if error else 1))
@@ -508,9 +510,36 @@ def serve(run_folder: Path | str, host: str, port: int) -> None:
         client(uri)
     except Exception as reason:
         raise RunFolderError(f"{without_password(uri)}: {plain(reason, uri)}") from reason
-    print(f"the trials, best first: {address(run, host, port)}", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    subprocess.run([*command, "--host", host, "--port", str(port)], check=False)
+    if answers(f"{host}:{port}", ANSWER_SECONDS):
+        raise RunFolderError(f"{host}:{port} is taken by another program: name another --port")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
+    with ending_with_us([*command, "--host", host, "--port", str(port)]) as server:
+        while server.poll() is None and not answers(f"{host}:{port}", ANSWER_SECONDS):
+            time.sleep(0.1)
+        if server.poll() is None:
+            print(f"the trials, best first: {address(run, host, port)}", flush=True)
+        if code := server.wait():
+            raise RunFolderError(f"MLflow's server has ended with code {code}; what it said stands above")
+
+
+# Ends a group of processes once its standard input closes, which it does however its writer ends.
+GUARD = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
+
+
+@contextmanager
+def ending_with_us(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a command that starts processes of its own; all of them end with the block, and with this process."""
+    server = subprocess.Popen(command, start_new_session=True)
+    watch = [sys.executable, "-c", GUARD, str(server.pid)]
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(watch, stdin=subprocess.PIPE, stderr=nowhere, start_new_session=True) as guard:
+        try:
+            yield server
+        except KeyboardInterrupt:
+            pass
+        finally:
+            assert guard.stdin is not None
+            guard.stdin.close()
 
 
 def address(run: RunFolder, host: str, port: int) -> str:
@@ -542,7 +571,8 @@ def main() -> None:
     closed = threading.Event()
 
     def wait_for_the_end() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):  # not through sys.stdin, whose lock Python wants at its end
+            pass
         closed.set()
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()

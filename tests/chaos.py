@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -47,11 +48,11 @@ def sweep_text(trials=17, final=FINAL, more=""):
 class Driver:
     """`aiqn sweep` as a user starts it; killed at the end of the block if it still runs."""
 
-    def __init__(self, folder, text, *options):
+    def __init__(self, folder, text, *options, **variables):
         (folder / "study.yaml").write_text(text)
         self.output = folder / "output.txt"
         command = [sys.executable, "-m", "orchestrator.cli", "sweep", "study.yaml", *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
 
@@ -79,6 +80,38 @@ class Driver:
         text = self.output.read_text()
         assert "Traceback" not in text, text
         return text
+
+
+KINDS = {
+    "gcs": "gcs_server",
+    "raylet": "raylet/raylet",
+    "workers": "ray::ResourceTrainable",
+    "agents": "Agent",
+    "monitors": "monitor.py",
+}
+
+
+def below(process):
+    """The processes that a process has started, and those that these have."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+    found, more = set(), {process}
+    while more:
+        more = {child for child, parent in parents.items() if parent in more} - found
+        found |= more
+    return found
+
+
+def of_kind(process, kind):
+    """Those of `below` that are Ray's processes of a kind."""
+    found = []
+    for child in below(process):
+        with suppress(OSError):
+            if KINDS[kind] in Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode():
+                found.append(child)
+    return found
 
 
 def ended(run):

@@ -1,11 +1,13 @@
 import io
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from orchestrator.live import Board, Lines, Screen, Tally, clock, eta, table, view_for
+from orchestrator.live import Board, Lines, Screen, Tally, Unfailing, View, clock, eta, table, view_for
 
 
 def board(**changes):
@@ -58,8 +60,8 @@ def test_a_table_only_in_a_terminal():
 
 def test_a_reader_that_has_gone_does_not_end_the_sweep():
     script = (
-        "import sys, time; from orchestrator.live import Lines; view = Lines(); view.say('one'); sys.stdin.read();"
-        "view.say('two'); view.say('three'); print('four'); sys.stdout.flush(); sys.exit(3)"
+        "import sys; from orchestrator.live import Lines, Unfailing; view = Unfailing(Lines()); view.say('one');"
+        "sys.stdin.read(); view.say('two'); view.say('three'); print('four'); sys.stdout.flush(); sys.exit(3)"
     )
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -68,3 +70,45 @@ def test_a_reader_that_has_gone_does_not_end_the_sweep():
         process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 3
+
+
+TERMINAL = """
+import os, pty, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+outer, inner = pty.openpty()
+for number in (1, 2):
+    os.dup2(inner, number)
+os.close(inner)
+from rich.console import Console
+from test_live import board
+from orchestrator.live import Unfailing, view_for
+with Unfailing(view_for(Console())) as view:
+    view.update(board())
+    assert os.read(outer, 5)
+    os.close(outer)  # the terminal is gone: writing gives EIO from now on
+    for seconds in range(3):
+        view.update(board(elapsed=seconds))
+        view.say("said")
+os.write(int(sys.argv[1]), b"went on")
+"""
+
+
+def test_a_terminal_that_has_gone_does_not_end_the_sweep():
+    """A real pseudo-terminal, with the view that a terminal gets."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as told:
+        command = [sys.executable, "-c", TERMINAL, str(write)]
+        process = subprocess.Popen(command, cwd=Path(__file__).parent, pass_fds=[write], stdin=subprocess.DEVNULL)
+        os.close(write)
+        assert told.read() == b"went on"
+        process.wait(60)
+
+
+def test_no_error_of_the_view_ends_the_sweep():
+    class Broken(View):
+        def update(self, board):
+            raise RuntimeError("cannot draw")
+
+    with Unfailing(Broken()) as view:
+        view.update(board())
+        view.update(board())
