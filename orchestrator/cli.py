@@ -419,6 +419,7 @@ def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
 def print_end(loaded: "Sweep", folder: Path, failed: "list[Run]") -> None:
     """The comparison table, the page, the store, and which trials failed."""
     from orchestrator.runs import RunFolder, read_json
+    from orchestrator.status import log_of
     from orchestrator.stores import kept
 
     table = folder / "report" / "comparison.md"
@@ -431,8 +432,7 @@ def print_end(loaded: "Sweep", folder: Path, failed: "list[Run]") -> None:
     if mirror.get("error"):
         print(f"MLflow is behind ({mirror['error']}); run the same command again to catch up.", file=sys.stderr)
     for run in failed:
-        message, log = run.status.get("message"), run.status.get("log")
-        print(f"{run.id} failed: {run.cause}: {message}  log: {log}", file=sys.stderr)
+        print(f"{run.id} failed: {run.cause}: {run.status.get('message')}  log: {log_of(run)}", file=sys.stderr)
 
 
 def main() -> None:

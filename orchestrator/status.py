@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.causes import policy
 from orchestrator.jobs import state_line
-from orchestrator.runs import Run, RunFolder, load_runs, objectives, read_json
+from orchestrator.runs import Run, RunFolder, TrialFolder, load_runs, objectives, read_json
 
 TROUBLED = ("failed", "diverged", "stopped")
 SHOWN = 3  # trials of each cause that are named with their logs
@@ -91,7 +91,12 @@ def _troubles(runs: list[Run]) -> list[str]:
 
 def _trouble(run: Run) -> str:
     ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.status.get("updated", 0)))
-    return f"{run.id} {run.state} ({run.cause}) at {ended}: {run.status.get('message')}  log: {run.status.get('log')}"
+    return f"{run.id} {run.state} ({run.cause}) at {ended}: {run.status.get('message')}  log: {log_of(run)}"
+
+
+def log_of(run: Run) -> Path:
+    """The log of a trial where its folder lies now, which may have been moved since it was recorded."""
+    return TrialFolder(run.folder).log
 
 
 def _because(mirror: dict[str, Any]) -> str:

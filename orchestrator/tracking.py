@@ -22,6 +22,7 @@ from urllib.parse import quote, urlencode
 
 from aiqn_core.config import dotted
 from orchestrator.lifeline import answers
+from orchestrator.moved import bring_home, home
 from orchestrator.runs import Run, RunFolder, RunFolderError, load_run, objectives, read_json, write_json
 from orchestrator.stores import OUTDATED, kept, plain, store_of_run, without_password
 from orchestrator.watch import Watch
@@ -243,14 +244,15 @@ class Mirror:
         ).info.run_id
 
     def _experiment(self) -> str:
-        name = self.sweep["name"]
+        name, local = self.sweep["name"], not kept(self.sweep).served
+        if local:  # a database alone would put artifacts into the folder it is written from
+            bring_home(self.run, self.client.tracking_uri, own=self.client.tracking_uri == default_uri(self.run))
         known = self.client.get_experiment_by_name(name)
         if known is not None:
             if known.lifecycle_stage == "deleted":
                 self._restore(known.experiment_id)
             return known.experiment_id
-        local = not kept(self.sweep).served  # a database alone would put them into the folder it is written from
-        location = (self.run.path.resolve() / "artifacts").as_uri() if local else None
+        location = home(self.run) if local else None
         # The kind opens MLflow's page of training runs rather than that of language models.
         return self.client.create_experiment(
             name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
@@ -508,6 +510,9 @@ def serve(run_folder: Path | str, host: str, port: int) -> None:
     os.environ.update(QUIET)
     try:
         client(uri)
+        bring_home(run, uri, own=not store.uri)
+    except RunFolderError:
+        raise
     except Exception as reason:
         raise RunFolderError(f"{without_password(uri)}: {plain(reason, uri)}") from reason
     if answers(f"{host}:{port}", ANSWER_SECONDS):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.moved import bring_home
 from orchestrator.runs import TRIAL_ID, Run, RunFolder, RunFolderError, read_json
 from orchestrator.stores import VARIABLE, plain, store_of_run, without_password
 from orchestrator.tracking import QUIET, RECORDED_TAG, STATUS_TAG, default_uri
@@ -60,7 +61,11 @@ def read_experiment(address: str, uri: str | None, scratch: Path) -> Results:
 def _beside(name: str) -> str:
     run, given = RunFolder(Path("runs") / name), os.environ.get(VARIABLE)
     if run.sweep_json.exists():
-        return store_of_run(run, os.environ).uri or default_uri(run)
+        store = store_of_run(run, os.environ)
+        uri = store.uri or default_uri(run)
+        if not store.served:
+            bring_home(run, uri, own=not store.uri)
+        return uri
     if not given:
         raise RunFolderError(f"mlflow:{name}: in which store? Set {VARIABLE} or --uri; there is no {run.path}")
     return given

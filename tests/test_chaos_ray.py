@@ -1,4 +1,4 @@
-"""Ray dies in every way, does not start, cannot be reached; a terminal and a UI go away. Real processes, part of `make chaos`."""
+"""Ray dies in every way, does not start, cannot be reached; a terminal and a UI go away. Part of `make chaos`."""
 
 import os
 import pty

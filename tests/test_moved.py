@@ -1,0 +1,90 @@
+"""Run folders that are moved and copied, with real stores of MLflow."""
+
+import hashlib
+import shutil
+import sqlite3
+
+import pytest
+
+from orchestrator.moved import bring_home, home
+from orchestrator.runs import FORMAT, RunFolder, RunFolderError, load_runs, write_json
+from orchestrator.tracking import Mirror, default_uri
+
+mlflow = pytest.importorskip("mlflow")
+
+
+@pytest.fixture
+def run(tmp_path, record_trial):
+    folder = RunFolder(tmp_path / "runs" / "study")
+    search = {"objective": {"metric": "fd_lite0", "direction": "minimize"}}
+    head = {"format": FORMAT, "id": "0123", "name": "study", "created": 900.0, "finished": False}
+    write_json(folder.sweep_json, {**head, "sweep": {"search": search, "tracking": {"uri": None}}})
+    folder.sweep_yaml.write_text("name: study\n")
+    record_trial(folder, "pixelcnn-search-0", steps=(2, 4, 6), images=[(4, b"png"), (6, b"png too")])
+    return folder
+
+
+def sent(run, uri=None):
+    """The client of a store that holds all of a run."""
+    client = mlflow.MlflowClient(uri or default_uri(run))
+    Mirror(run, client).sync(load_runs(run.path))
+    return client
+
+
+def addresses(uri):
+    with sqlite3.connect(uri.removeprefix("sqlite:///")) as store:
+        rows = store.execute("SELECT artifact_uri FROM runs UNION SELECT artifact_location FROM experiments")
+        return [address for (address,) in rows if "mlruns" not in address]
+
+
+def contents(folder):
+    return {path: hashlib.sha256(path.read_bytes()).digest() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["study", "a b%41#é"])
+def test_what_a_moved_folder_sends_lies_in_it(run, record_trial, tmp_path, name):
+    sent(run)
+    (tmp_path / "elsewhere").mkdir()
+    moved = RunFolder(tmp_path / "elsewhere" / name)
+    shutil.move(run.path, moved.path)
+    record_trial(moved, "pixelcnn-search-1", images=[(4, b"another")])
+    client = sent(moved)
+    assert not run.path.exists()
+    assert addresses(default_uri(moved))
+    assert all(address.startswith(home(moved)) for address in addresses(default_uri(moved)))
+    experiment = client.get_experiment_by_name("study").experiment_id
+    found = [client.list_artifacts(one.info.run_id, "images") for one in client.search_runs([experiment])]
+    assert sorted(len(files) for files in found) == [0, 1, 2]  # the parent and both trials, each picture once
+    assert bring_home(moved, default_uri(moved), own=True) == 0
+
+
+def test_a_copy_never_writes_to_what_it_was_copied_from(run, record_trial, tmp_path):
+    sent(run)
+    before = contents(run.path)
+    copy = RunFolder(tmp_path / "copy" / "study")
+    shutil.copytree(run.path, copy.path)
+    record_trial(copy, "pixelcnn-search-1", images=[(4, b"another")])
+    sent(copy)
+    assert contents(run.path) == before
+    assert all(address.startswith(home(copy)) for address in addresses(default_uri(copy)))
+
+
+def test_in_a_database_of_others_a_moved_folder_is_followed_and_a_copy_refused(run, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'shared.db'}"
+    client = sent(run, uri)
+    client.create_experiment("mine", artifact_location="file:///data/artifacts")
+    copy, moved = RunFolder(tmp_path / "copy" / "study"), RunFolder(tmp_path / "moved" / "study")
+    shutil.copytree(run.path, copy.path)
+    with pytest.raises(RunFolderError, match=f"{copy.path} is a copy of {run.path}, and both send to one MLflow store"):
+        sent(copy, uri)
+    shutil.rmtree(copy.path)
+    moved.path.parent.mkdir()
+    shutil.move(run.path, moved.path)
+    sent(moved, uri)
+    assert client.get_experiment_by_name("mine").artifact_location == "file:///data/artifacts"
+    assert {address for address in addresses(uri) if not address.startswith(home(moved))} == {"file:///data/artifacts"}
+
+
+def test_where_there_is_no_store_yet_nothing_is_made(run):
+    assert bring_home(run, default_uri(run), own=True) == 0
+    assert not (run.path / "mlflow.db").exists()
