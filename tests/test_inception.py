@@ -281,7 +281,8 @@ def test_other_weights_are_refused(tmp_path):
 def test_inception_is_chosen_in_the_configuration():
     config = TrainConfig.from_dict({"evaluate": {"features": "inception", "inception": "here.pth"}})
     assert (config.evaluate.size, config.evaluate.splits) == (299, 10)
-    assert [metric.name for metric in config.metrics] == ["fid", "is_mean", "kid", "loss", "calibration_error"]
+    names = ["fid", "is_mean", "kid", "coverage_inception", "loss", "calibration_error"]
+    assert [metric.name for metric in config.metrics] == names
     wrong = {"features": "inception", "size": 64}, {"features": "lite0", "inception": "here.pth"}
     expected = (
         "evaluate.size: saw 64, but Inception sees 299",
