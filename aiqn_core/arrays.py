@@ -2,8 +2,6 @@
 
 import io
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +17,7 @@ from aiqn_core.survey import channel_notes, in_channels, without_colour
 SUFFIXES = (".npy", ".npz")
 IDX = re.compile(r"[-.]idx\d(-ubyte)?(\.gz)?$")
 IMAGE_WORDS = ("x", "image", "images", "img", "imgs", "data", "arr", "samples")
+MOST_CLASSES = 2**20  # ImageNet-21K has 21,841
 LABEL_WORDS = ("y", "label", "labels", "target", "targets")
 VALID = "x_train, train_images, images, x, data, arr_0"
 
@@ -99,8 +98,9 @@ def _in_file(shown: str, scope: str, content: Path | bytes) -> Iterator[Named]:
     try:
         loaded = np.load(io.BytesIO(content) if isinstance(content, bytes) else content, allow_pickle=False)
         found = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise PrepareError(f"{shown}: is no array of numbers that NumPy can read ({error})") from None
+    except Exception as error:  # of damaged bytes NumPy and zipfile raise a dozen types, one of them tokenize's
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise PrepareError(f"{shown}: is no array of numbers that NumPy can read ({reason})") from None
     for key, array in found.items():
         yield _named(f"{shown}, {key}" if key else shown, scope, key, array)
 
@@ -150,6 +150,8 @@ def _numbers(images: Named, one: Named | None) -> np.ndarray:
     if len(found) != count or not np.issubdtype(found.dtype, np.integer) or found.min(initial=0) < 0:
         shown = f"{found.dtype} {one.array.shape}"
         raise PrepareError(f"{one.name}: saw labels of {shown}, expected {count} integers from 0")
+    if found.max(initial=0) >= MOST_CLASSES:
+        raise PrepareError(f"{one.name}: saw the label {found.max()}, expected numbers of classes, from 0")
     return found.astype(np.int64)
 
 
@@ -160,7 +162,7 @@ def as_images(name: str, array: np.ndarray) -> np.ndarray:
     first, last = (array.ndim == 4 and array.shape[axis] in (1, 3) for axis in (1, 3))
     if array.ndim == 3 and array.size:
         array = array[:, None]
-    elif last and not first:
+    elif last and not first and array.size:
         array = array.transpose(0, 3, 1, 2)
     elif not first or last or not array.size:
         expected = "(N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W)"
@@ -186,4 +188,8 @@ def _cure(array: np.ndarray) -> str:
             return "save np.rint(255 * images).astype(np.uint8)"
         if array.min() >= -1 and array.max() <= 1:
             return "save np.rint(127.5 * (images + 1)).astype(np.uint8)"
-    return "save np.rint(images).clip(0, 255).astype(np.uint8)"
+    if array.dtype == bool:
+        return "save 255 * images.astype(np.uint8)"
+    if np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating):
+        return "save np.rint(images).clip(0, 255).astype(np.uint8)"
+    return "save the pixels as numbers"

@@ -138,7 +138,7 @@ class ModelConfig:
             if value is not None and f.name not in own and f.name != "conditional":
                 gated = f.name in SNAIL_DEFAULTS and self.name in PIXEL_MODELS
                 which = f"{self.name} with a gated trunk" if gated else self.name
-                message = f"saw {value!r}, but {which} has no {f.name}; it has: {', '.join(own)}"
+                message = f"saw {shown(value)}, but {which} has no {f.name}; it has: {', '.join(own)}"
                 raise ConfigError([Problem(f.name, message)])
             if value is None and f.name in own:
                 object.__setattr__(self, f.name, own[f.name])  # so that the recorded configuration is complete
@@ -148,7 +148,7 @@ class ModelConfig:
         naive = self.dependence in ("independent", "shared")
         if of_vectors and self.tau_mode not in (valid := ("local",) if naive else ("causal", "local")):
             which = f"{self.name}, {self.dependence}" if self.dependence else self.name
-            message = f"saw {self.tau_mode!r}; valid for {which}: {', '.join(valid)}"
+            message = f"saw {shown(self.tau_mode)}; valid for {which}: {', '.join(valid)}"
             raise ConfigError([Problem("tau_mode", message)])
 
     @classmethod
@@ -204,7 +204,7 @@ class OptimizerConfig:
         for f in dataclasses.fields(self)[2:]:
             value = getattr(self, f.name)
             if value is not None and f.name not in own:
-                message = f"saw {value!r}, but {self.name} has no {f.name}; it has: lr, {', '.join(own)}"
+                message = f"saw {shown(value)}, but {self.name} has no {f.name}; it has: lr, {', '.join(own)}"
                 raise ConfigError([Problem(f.name, message)])
             if value is None and f.name in own:
                 object.__setattr__(self, f.name, own[f.name])  # so that the recorded configuration is complete
@@ -333,7 +333,7 @@ class TrainConfig:
             object.__setattr__(self, "loss", LossConfig(**{**defaults, **given}))
         elif given:
             key, value = next(iter(given.items()))
-            message = f"saw {value!r}, but {self.model.name} is trained by likelihood and has no {key}"
+            message = f"saw {shown(value)}, but {self.model.name} is trained by likelihood and has no {key}"
             raise ConfigError([Problem(f"loss.{key}", message)])
         if self.evaluate.splits is not None and self.evaluate.samples < self.evaluate.splits:
             message = f"saw {self.evaluate.splits}, expected at most evaluate.samples = {self.evaluate.samples}"
@@ -354,7 +354,9 @@ class TrainConfig:
             return
         for key in OF_IMAGES:
             if (value := getattr(self.evaluate, key)) is not None:
-                message = f"saw {value!r}, but {self.data.name} is data of vectors, scored without it; leave it out"
+                message = (
+                    f"saw {shown(value)}, but {self.data.name} is data of vectors, scored without it; leave it out"
+                )
                 raise ConfigError([Problem(f"evaluate.{key}", message)])
 
     def _complete_evaluation(self) -> None:
@@ -364,7 +366,7 @@ class TrainConfig:
             message = f"saw {evaluate.size}, but Inception sees {SIDES['inception']} pixels a side; leave it out"
             raise ConfigError([Problem("evaluate.size", message)])
         if evaluate.features != "inception" and evaluate.inception is not None:
-            message = f"saw {evaluate.inception!r}, but the features are {evaluate.features}; leave it out"
+            message = f"saw {shown(evaluate.inception)}, but the features are {evaluate.features}; leave it out"
             raise ConfigError([Problem("evaluate.inception", f"{message}, or set evaluate.features: inception")])
         object.__setattr__(self, "evaluate", evaluate)
 
@@ -432,6 +434,16 @@ def config_hash(mapping: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+LONGEST_VALUE = 200  # characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: of one that is long the beginning and the end."""
+    text = repr(value)
+    half = LONGEST_VALUE // 2
+    return text if len(text) <= LONGEST_VALUE else f"{text[:half]} ... {text[-half:]}"
+
+
 def nearest(word: object, valid: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
     """ "did you mean ...?" where something is close, then all that is valid."""
     names = [str(name) for name in valid]
@@ -441,7 +453,7 @@ def nearest(word: object, valid: Mapping[str, Any] | list[str] | tuple[str, ...]
 
 def one_of(value: object, valid: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
     """The message for a word that is not among the valid ones."""
-    return f"saw {value!r}; {nearest(value, valid)}"
+    return f"saw {shown(value)}; {nearest(value, valid)}"
 
 
 def parse(cls: type[T], mapping: object, path: str = "") -> T:
@@ -458,7 +470,7 @@ def _parse_section(cls: Any, mapping: object, path: str, problems: list[Problem]
     if isinstance(mapping, str) and "name" in hints:
         mapping = {"name": mapping}  # `schedule: decay` is short for `schedule: {name: decay}`
     if not isinstance(mapping, Mapping):
-        problems.append(Problem(path, f"saw {mapping!r}, expected a mapping with keys among: {', '.join(hints)}"))
+        problems.append(Problem(path, f"saw {shown(mapping)}, expected a mapping with keys among: {', '.join(hints)}"))
         return None
     before, values = len(problems), {}
     for key, value in mapping.items():
@@ -486,7 +498,7 @@ def _parse_value(hint: Any, value: object, path: str, problems: list[Problem]) -
     if origin is tuple:
         if isinstance(value, (list, tuple)) and value:
             return tuple(_parse_value(args[0], item, f"{path}[{i}]", problems) for i, item in enumerate(value))
-        problems.append(Problem(path, f"saw {value!r}, expected a list of {_kind(args[0])}"))
+        problems.append(Problem(path, f"saw {shown(value)}, expected a list of {_kind(args[0])}"))
     elif origin is Literal:
         if value in args and isinstance(value, str):
             return value
@@ -497,7 +509,7 @@ def _parse_value(hint: Any, value: object, path: str, problems: list[Problem]) -
             value = float(value)
         if type(value) is kind and (not isinstance(value, int | float) or (math.isfinite(value) and value in bounds)):
             return value
-        problems.append(Problem(path, f"saw {value!r}, expected {_kind(hint)}"))
+        problems.append(Problem(path, f"saw {shown(value)}, expected {_kind(hint)}"))
     return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from aiqn_core.config import ConfigError, DataConfig, EvaluateConfig, Problem, TrainConfig, parse
+from aiqn_core.config import ConfigError, DataConfig, EvaluateConfig, Problem, TrainConfig, parse, shown
 from orchestrator.document import Document, ancestors
 from orchestrator.sections import Arm, Final, OwnSections, with_final
 from orchestrator.space import (
@@ -110,11 +110,11 @@ def _config_problems(own: OwnSections, mapping: Mapping[str, Any]) -> list[Probl
             message = f"saw {count}, expected at least one for each of resources.workers = {own.resources.workers}"
             problems.append(Problem(key, message))
     if config.model.latent is not None and own.resources.workers > 1:
-        message = f"saw {config.model.name!r} with resources.workers = {own.resources.workers}, expected 1 worker"
+        message = f"saw {shown(config.model.name)} with resources.workers = {own.resources.workers}, expected 1 worker"
         problems.append(Problem("model.name", f"{message}: it normalises over the batch, which workers would split"))
     reported = [metric.name for metric in config.metrics]
     for metric in (objective.metric for objective in own.search.objectives if objective.metric not in reported):
-        message = f"saw {config.model.name!r}, which reports no {metric}; expected another search.objective.metric"
+        message = f"saw {shown(config.model.name)}, which reports no {metric}; expected another search.objective.metric"
         problems.append(Problem("model.name", f"{message}; it reports: {', '.join(reported)}"))
     return problems
 

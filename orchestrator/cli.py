@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from orchestrator.outcome import DONE, INTERRUPTED, TRIALS_FAILED, WRONG_INPUT, plain_errors
+from orchestrator.outcome import (
+    DONE,
+    INTERRUPTED,
+    TRIALS_FAILED,
+    WRONG_INPUT,
+    RequestError,
+    folder_to_write,
+    plain_errors,
+)
 from orchestrator.trial_commands import trial_app
 
 if TYPE_CHECKING:
@@ -126,7 +134,7 @@ def plan(
 @app.command()
 def report(
     source: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or mlflow:EXPERIMENT.")],
-    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; else RUN/report or report-NAME.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="DIR", help="Where to; else RUN/report or report-NAME.")] = None,
     uri: Annotated[
         str | None, typer.Option(metavar="URI", help="MLflow's store; else that of runs/NAME or $MLFLOW_TRACKING_URI.")
     ] = None,
@@ -138,7 +146,7 @@ def report(
     with plain_errors():
         from reports.html import write_report
 
-        print(write_report(source, to, uri))
+        print(write_report(source, named_folder(to), uri))
 
 
 @app.command()
@@ -248,7 +256,7 @@ def prepare(
     ],
     source: Annotated[Path, typer.Option("--from", metavar="PATH", help="The file, the folder or the archive.")],
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to; else $AIQN_DATA/NAME or ~/.cache/aiqn/data/NAME.")
+        str | None, typer.Option(metavar="DIR", help="Where to; else $AIQN_DATA/NAME or ~/.cache/aiqn/data/NAME.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Crop and resize your own images to this square.")] = None,
     channels: Annotated[
@@ -272,7 +280,8 @@ def prepare(
         from aiqn_core import prepare as preparing
         from aiqn_core.prepared import prepared_folder, read_about
 
-        kept = not force and prepared_folder(name, to).exists()
+        folder = named_folder(to)
+        kept = not force and prepared_folder(name, folder).exists()
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} images"))
         shown = (*columns, TimeElapsedColumn())
@@ -281,7 +290,7 @@ def prepare(
             folder = preparing.prepare(
                 name,
                 source,
-                to,
+                folder,
                 size=size,
                 channels=channels,
                 unverified=unverified,
@@ -310,7 +319,6 @@ def list_(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Onl
     """
     with plain_errors():
         from aiqn_core.prepared import PreparedError, prepared_folder, read_about
-        from orchestrator.outcome import RequestError
 
         home = prepared_folder("any").parent
         names = [name] if name else sorted(path.parent.name for path in home.glob("[!.]*/dataset.json"))
@@ -325,6 +333,15 @@ def list_(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Onl
             print(f"{one}: {train[0]} training and {test[0]} test images of {train[1]} x {train[2]} x {train[3]}")
             for number, class_ in enumerate(about.get("classes") or ()):
                 print(f"  {number}  {class_}")
+
+
+def named_folder(to: str | None) -> Path | None:
+    """The folder of a `--to`, or None without one; an empty one, as of a variable that is not set, is refused."""
+    if to is None:
+        return None
+    if not to.strip():
+        raise RequestError("--to: saw nothing, expected a folder")
+    return folder_to_write(Path(to).expanduser())
 
 
 def calibrated(loaded: "Sweep") -> "tuple[dict[str, Rates], str]":
@@ -418,6 +435,7 @@ def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
 
 def print_end(loaded: "Sweep", folder: Path, failed: "list[Run]") -> None:
     """The comparison table, the page, the store, and which trials failed."""
+    from orchestrator import shapes
     from orchestrator.runs import RunFolder, read_json
     from orchestrator.status import log_of
     from orchestrator.stores import kept
@@ -428,7 +446,7 @@ def print_end(loaded: "Sweep", folder: Path, failed: "list[Run]") -> None:
     print(f"report  {folder / 'report' / 'index.html'}")
     store = kept(RunFolder(folder).read_sweep())
     print(f"MLflow  {store.uri if store.served else f'aiqn ui {folder}'}")
-    mirror = read_json(RunFolder(folder).mirror) or {}
+    mirror = read_json(RunFolder(folder).mirror, shapes.MIRROR) or {}
     if mirror.get("error"):
         print(f"MLflow is behind ({mirror['error']}); run the same command again to catch up.", file=sys.stderr)
     for run in failed:

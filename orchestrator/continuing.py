@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from orchestrator import shapes
 from orchestrator.data_checks import run_data
-from orchestrator.runs import FINISHED, RunFolder, RunFolderError
+from orchestrator.runs import FINISHED, TRIAL_ID, RunFolder, RunFolderError
 from orchestrator.sections import Sweep, differences
 
 
@@ -20,13 +21,17 @@ def check_continues(run: RunFolder, sweep: Sweep) -> Continued:
 
     The same where `search.from`, which a first start reads, gives nothing to learn from.
     """
-    before = run.read_sweep() if run.sweep_json.exists() else None
+    before = run.sweep_if_begun()
+    if before is not None and (reason := shapes.wrong(before["sweep"], shapes.RESUMED, "sweep")):
+        raise RunFolderError(f"{run.sweep_json}: damaged, {reason}")
     if before is not None and (changed := differences(before["sweep"], sweep.to_dict())):
         raise RunFolderError(
             f"{run.path} holds trials of a sweep that differs in: {', '.join(changed)}\n"
             "More trials, arms, seeds and longer finals continue a sweep; anything else would mix two questions.\n"
             f"Undo the change, or give the sweep another name than {sweep.name!r}."
         )
+    if before is not None:
+        check_room(run, before["sweep"]["search"], sweep)
     if before is None and sweep.search.earlier is not None:
         from orchestrator.earlier import fitting_runs  # Optuna: only where it is asked for
 
@@ -34,9 +39,26 @@ def check_continues(run: RunFolder, sweep: Sweep) -> Continued:
     return Continued(before, run_data(run, sweep, before))
 
 
+def check_room(run: RunFolder, before: Mapping[str, Any], sweep: Sweep) -> None:
+    """Raises RunFolderError where configurations are added to `search.enqueue` that no trial is left for."""
+    known, trials = before.get("enqueue") or {}, sweep.search.trials
+    for arm, wanted in (sweep.search.enqueue or {}).items():
+        begun = sum(1 for _ in run.trials.glob(f"{arm}-search-*"))
+        waiting = len(wanted) - min(len(known.get(arm, ())), begun)
+        if len(wanted) > len(known.get(arm, ())) and begun + waiting > trials:
+            raise RunFolderError(
+                f"{run.path}: search.enqueue.{arm} has {_count(waiting, 'configuration')} to train, but {begun} of"
+                f" {_count(trials, 'search trial')} of this arm have begun; raise search.trials to {begun + waiting}"
+            )
+
+
 def continuation(run: RunFolder, before: Mapping[str, Any] | None, sweep: Sweep) -> str:
     """What a start would go on with and what the sweep adds to it, in one line; "" where no trial has started."""
-    states = [run.trial(path.name).read_status().get("state") for path in run.trials.glob("*-*-*")]
+    states = [
+        run.trial(path.name).read_status().get("state")
+        for path in run.trials.glob("*")
+        if TRIAL_ID.fullmatch(path.name)
+    ]
     if before is None or not states:
         return ""
     done = sum(state in FINISHED for state in states)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator import shapes
 from orchestrator.runs import RunFolder, RunFolderError, TrialFolder, read_json
 from orchestrator.sections import Sweep
 
@@ -39,9 +40,9 @@ def run_data(run: RunFolder, sweep: Sweep, before: Mapping[str, Any] | None) -> 
 def check_trial_data(run: RunFolder, folder: TrialFolder, section: Mapping[str, Any]) -> None:
     """Raises RunFolderError where the data on this machine are not those of the run, or of the trial's beginning."""
     if (now := checksum_of(section)) is not None:
-        sweep = read_json(run.sweep_json) or {}
+        sweep = read_json(run.sweep_json, shapes.SWEEP) or {}
         refuse_other(run.path, (sweep.get("data") or {}).get(_key(section)), now)
-        refuse_other(folder.path, _recorded(read_json(folder.config)), now)
+        refuse_other(folder.path, _recorded(folder.read_config()), now)
 
 
 def refuse_other(path: Path, recorded: str | None, now: str) -> None:
@@ -61,7 +62,7 @@ def _key(section: Mapping[str, Any]) -> str:
 
 def _of_trials(trials: Path, section: Mapping[str, Any]) -> str | None:
     for folder in sorted(trials.glob("*")):
-        content = read_json(folder / "config.json") or {}
+        content = TrialFolder(folder).read_config() or {}
         data = (content.get("config") or {}).get("data")
         if data and _key(data) == _key(section) and (recorded := _recorded(content)):
             return recorded

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from aiqn_core.config import join, nearest
+from aiqn_core.config import join, nearest, shown
 from orchestrator.space import (
     SECTIONS,
 )
@@ -16,6 +16,7 @@ KEYS = ("name", *SECTIONS, "search", "arms", "final", "resources", "budget", "tr
 LARGEST_FILE = 2**20  # bytes
 LARGEST_DOCUMENT = 50_000  # values, aliases counted each time they are used
 DEEPEST = 40
+MOST_PROBLEMS = 20  # that a message lists
 
 
 class Where(NamedTuple):
@@ -23,6 +24,11 @@ class Where(NamedTuple):
 
     order: int
     label: str
+
+    @property
+    def file(self) -> str:
+        """The file of a line; of an override the option itself."""
+        return self.label if self.label.startswith("--set ") else re.sub(r":\d+$", "", self.label)
 
 
 class Mistake(NamedTuple):
@@ -33,8 +39,8 @@ class Mistake(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        shown = self.where.label.startswith(f"--set {self.path}=")
-        text = ": ".join(filter(None, (self.where.label, "" if shown else self.path, self.message)))
+        shown_already = self.where.label.startswith(f"--set {self.path}=")
+        text = ": ".join(filter(None, (self.where.label, "" if shown_already else self.path, self.message)))
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         return text if len(text) <= 1200 else f"{text[:600]} ... {text[-600:]}"
 
@@ -44,7 +50,10 @@ class SweepError(Exception):
 
     def __init__(self, problems: Iterable[Mistake]) -> None:
         self.problems = list(dict.fromkeys(sorted(problems, key=lambda problem: problem.where.order)))
-        super().__init__("\n".join(map(str, self.problems)))
+        told = [str(problem) for problem in self.problems[:MOST_PROBLEMS]]
+        if more := len(self.problems) - MOST_PROBLEMS:
+            told += [f"{self.problems[0].where.file}: and {more:,} more"] if more > 0 else []
+        super().__init__("\n".join(told))
 
 
 class _Yaml12(yaml.SafeLoader):
@@ -132,7 +141,7 @@ class Document:
         if isinstance(below, str) and (key in SECTIONS or key in ("sampler", "pruner")):
             below = {"name": below}
         if below is not None and not isinstance(below, dict):
-            raise self.refuse(None, f"{join(above, key)}: saw {below!r}, which holds no keys; expected a mapping")
+            raise self.refuse(None, f"{join(above, key)}: saw {shown(below)}, which holds no keys; expected a mapping")
         mapping[key] = below or {}
         self.origins.setdefault(join(above, key), self.place(1))
         opens_space = (above.startswith("arms.") and key == "space") or (".space." in above and not in_space)
@@ -213,7 +222,7 @@ class Document:
         parts = value if isinstance(value, list) else [value]
         if not all(isinstance(part, dict) for part in parts):
             line = node.start_mark.line + 1
-            self.mistakes.append(Mistake(self.place(line), join(path, "<<"), f"saw {value!r}, expected a mapping"))
+            self.mistakes.append(Mistake(self.place(line), join(path, "<<"), f"saw {shown(value)}, expected a mapping"))
             return {}
         return {key: value for part in reversed(parts) for key, value in part.items()}
 
@@ -226,7 +235,7 @@ class Document:
         try:
             value = _convert(tag.rpartition(":")[2], text)
         except ValueError:
-            self.complain(path, f"saw {text!r}, expected {tag.rpartition(':')[2]}")
+            self.complain(path, f"saw {shown(text)}, expected {tag.rpartition(':')[2]}")
             return None
         if type(value) is int and abs(value) >= 2**63:
             self.complain(path, f"saw an integer of {len(text)} digits, expected one below 2**63")
@@ -238,7 +247,7 @@ class Document:
         if match[0] == "$${":
             return "${"
         if name is None or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            self.complain(path, f"saw {match[0]!r}, expected ${{NAME}}, or $${{ for the two characters themselves")
+            self.complain(path, f"saw {shown(match[0])}, expected ${{NAME}}, or $${{ for the two characters themselves")
         elif name not in self.environ:
             close = nearest(name, sorted(self.environ)).partition("valid:")[0].strip()
             message = f"saw ${{{name}}}, but the environment has no {name}; set it, or write $${{{name}}}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator import shapes
 from orchestrator.causes import DISK_FULL, KILLED, NODE_LOST, SILENT
 from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
@@ -183,8 +184,8 @@ class Spent:
 
     def __init__(self, ledger: Ledger) -> None:
         self.path, self.sweep = ledger.run.spent, ledger.sweep
-        known = read_json(self.path) or {}
-        self.seconds, self.trial_seconds = known.get("seconds", 0.0), known.get("trial_seconds", 0.0)
+        known = read_json(self.path, shapes.SPENT) or {}
+        self.seconds, self.trial_seconds = known.get("seconds") or 0.0, known.get("trial_seconds") or 0.0
 
     def add(self, seconds: float, trials: int) -> None:
         self.seconds += seconds

@@ -6,8 +6,7 @@ import optuna
 from optuna.trial import FixedTrial, TrialState, create_trial
 
 from aiqn_core.config import settled
-from orchestrator.recovery import RECORDED
-from orchestrator.runs import Run, RunFolderError, load_runs
+from orchestrator.runs import RECORDED, Run, RunFolderError, load_runs
 from orchestrator.sections import Sweep
 from orchestrator.space import optuna_params, suggest
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from orchestrator import shapes
 from orchestrator.runs import RunFolder, read_json, write_json
 from orchestrator.sections import Sweep
 from orchestrator.stores import VARIABLE
@@ -105,13 +106,13 @@ def remember(run: RunFolder, to: Target, identity: str, **more: str) -> None:
 
 def remembered(run: RunFolder, to: Target) -> str | None:
     """The identity of the job that was submitted last, where it was to this target."""
-    known = read_json(run.submission) or {}
+    known = read_json(run.submission, shapes.SUBMISSION) or {}
     return known["id"] if known.get("to") == to else None
 
 
 def state_line(run: RunFolder) -> str | None:
     """One line about the job that was submitted for a run folder; None where none was."""
-    known = read_json(run.submission)
+    known = read_json(run.submission, shapes.SUBMISSION)
     if known is None:
         return None
     if known["to"] == "slurm":
@@ -127,7 +128,7 @@ def state_line(run: RunFolder) -> str | None:
 
 def cancel(run: RunFolder) -> str | None:
     """Take back a job that has no driver yet, or whose driver does not answer; says what was done, None for nothing."""
-    known = read_json(run.submission) or {}
+    known = read_json(run.submission, shapes.SUBMISSION) or {}
     if known.get("to") == "slurm":
         from orchestrator import slurm
 

@@ -2,10 +2,49 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._storage import JournalStorageReplayResult
+
+from orchestrator import shapes
+from orchestrator.shapes import COUNT, TIME, Maybe, OneOrMore
+
+OUTCOME = {"state": shapes.ENDS, "cause": Maybe(str), "attempts": Maybe(COUNT), "causes": Maybe([str])}
+ATTRIBUTES = {  # what the ledger writes for trials and studies
+    "outcome": Maybe({**OUTCOME, "step": Maybe(COUNT)}),
+    "attempts": Maybe([{"cause": str, "time": TIME}]),
+    **dict.fromkeys(("source", "seed", "enqueued"), Maybe(COUNT)),
+    "earlier": Maybe(str),
+    "mlflow_runs": Maybe(dict),
+}
+ENTRY = {  # of what Optuna itself takes without looking
+    **dict.fromkeys(("study_id", "trial_id", "step"), Maybe(COUNT)),
+    "study_name": Maybe(str),
+    "values": Maybe(OneOrMore(float)),
+    **dict.fromkeys(("intermediate_value", "param_value_internal"), Maybe(float)),
+    **dict.fromkeys(("user_attr", "user_attrs"), Maybe(ATTRIBUTES)),
+}
+
+
+def usable(logs: Sequence[dict[str, Any]]) -> int:
+    """How many entries of a journal, from the first on, Optuna and the ledger can use: later ones build on each."""
+    replayed = JournalStorageReplayResult("")
+    for count, log in enumerate(logs):
+        try:
+            replayed.apply_logs([log])
+            finals = "study_id" in log and replayed.get_study(log["study_id"]).study_name.endswith("/final")
+            if "trial_id" in log:
+                replayed.get_trial(log["trial_id"])  # Optuna passes over an entry for a trial that is not there
+        except Exception:  # Optuna has no type of its own for an entry that is damaged
+            return count
+        attributes = log.get("user_attrs") or {}
+        incomplete = finals and "user_attrs" in log and not {"source", "seed"} <= attributes.keys()
+        if shapes.misshapen(log, ENTRY) or incomplete:
+            return count
+    return len(logs)
 
 
 class Journal(JournalFileBackend):

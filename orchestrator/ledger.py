@@ -9,6 +9,8 @@ import math
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +24,7 @@ from orchestrator.journal import Journal
 from orchestrator.ranking import ranked
 from orchestrator.recovery import handed_out, intact, repair
 from orchestrator.rungs import completed, fewest_arrivals
-from orchestrator.runs import FINISHED, RunFolder, trial_id
+from orchestrator.runs import FINISHED, RunFolder, RunFolderError, trial_id
 from orchestrator.samplers import is_pruned, make_pruner, make_sampler
 from orchestrator.sections import Sweep, trial_seed
 from orchestrator.sequences import ByNumber
@@ -65,11 +67,12 @@ class Ledger:
         self.journal = Journal(run.journal)
         storage = JournalStorage(self.journal)
         known = {study.study_name for study in storage.get_all_studies()}
-        self.studies = {
-            (arm, stage): self._study(storage, arm, stage, f"{arm}/{stage}" in known)
-            for arm in sweep.arms
-            for stage in ("search", "final")
-        }
+        with consistent(run):
+            self.studies = {
+                (arm, stage): self._study(storage, arm, stage, f"{arm}/{stage}" in known)
+                for arm in sweep.arms
+                for stage in ("search", "final")
+            }
         tell_earlier(sweep, self.studies)
         self.fewest = fewest_arrivals(sweep.search.pruner, sweep.search.min_arrivals)
         self.rows: dict[str, Row] = {}
@@ -80,16 +83,20 @@ class Ledger:
         self._by_number: dict[str, ByNumber] = {}  # by arm
         self._winners: dict[str, tuple[int, list[FrozenTrial]]] = {}
         self.finals: dict[str, set[tuple[int, int]]] = {arm: set() for arm in sweep.arms}  # (source, seed), once chosen
-        for (arm, stage), study in self.studies.items():
-            for frozen in study.get_trials(deepcopy=False):
-                self._take_up(arm, stage, frozen)
+        with consistent(run):
+            for (arm, stage), study in self.studies.items():
+                for frozen in study.get_trials(deepcopy=False):
+                    self._take_up(arm, stage, frozen)
 
     def _study(self, storage: JournalStorage, arm: str, stage: str, known: bool) -> optuna.Study:
         name = f"{arm}/{stage}"
         pruner = self._pruner(arm) if stage == "search" else optuna.pruners.NopPruner()
-        if known:  # to create it again would write to the journal at every start
-            return optuna.load_study(study_name=name, storage=storage, pruner=pruner)
         directions = [objective.direction for objective in self.objectives]
+        if known:  # to create it again would write to the journal at every start
+            study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+            if [direction.name.lower() for direction in study.directions] != directions:
+                raise ValueError(f"study {name} is not searched in the direction of {directions}")
+            return study
         return optuna.create_study(storage=storage, study_name=name, directions=directions, pruner=pruner)
 
     def _pruner(self, arm: str) -> optuna.pruners.BasePruner:
@@ -105,7 +112,7 @@ class Ledger:
             self.finals[arm].add((frozen.user_attrs["source"], frozen.user_attrs["seed"]))
         if ATTRIBUTE in frozen.user_attrs or not frozen.state.is_finished():
             return
-        state = frozen.user_attrs.get("outcome", {}).get("state", "failed")
+        state = (frozen.user_attrs.get("outcome") or {}).get("state", "failed")
         self._count(arm, stage, frozen.number, state, frozen.values)
         longer = self.sweep.final.steps if stage == "final" and self.sweep.final is not None else None
         if not intact(self.run.trial(trial_id(arm, stage, frozen.number)), state, longer):
@@ -121,13 +128,14 @@ class Ledger:
                 return assignment
 
     def _next(self) -> Assignment | None:
-        if self.pending:
-            return self._reissue(*self.pending.pop(0))
-        if self.damaged:
-            return self._mend(*self.damaged.pop(0))
-        for arm in self.sweep.arms:
-            if self._search_complete(arm) and (assignment := self._next_final(arm)):
-                return assignment
+        with consistent(self.run):
+            if self.pending:
+                return self._reissue(*self.pending.pop(0))
+            if self.damaged:
+                return self._mend(*self.damaged.pop(0))
+            for arm in self.sweep.arms:
+                if self._search_complete(arm) and (assignment := self._next_final(arm)):
+                    return assignment
         arms = [arm for arm in self.sweep.arms if self.issued(arm, "search") < self.sweep.search.trials]
         if not arms:
             return None
@@ -240,8 +248,8 @@ class Ledger:
         attempts = frozen.user_attrs.get("attempts", [])
         assignment = self._hand_out(arm, stage, Trial(self.studies[arm, stage], frozen._trial_id), attempts)
         row = self.rows[assignment.id]
-        row.ended = frozen.user_attrs["outcome"]["state"]
-        row.until = frozen.user_attrs["outcome"].get("step") if row.ended == "pruned" else None
+        outcome = frozen.user_attrs["outcome"]  # which only a trial that ended with its numbers has
+        row.ended, row.until = outcome["state"], outcome.get("step") if outcome["state"] == "pruned" else None
         return assignment
 
     def _ended_already(self, assignment: Assignment) -> bool:
@@ -369,6 +377,18 @@ class Ledger:
         better = best is None or (values[0] < best[0]) == (self.objectives[0].direction == "minimize")
         if better:
             self.best[arm, stage] = (values[0], number)
+
+
+@contextmanager
+def consistent(run: RunFolder) -> Iterator[None]:
+    """What in a journal does not fit the sweep or itself is one clear error; each of its lines was good (`usable`)."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{run.journal}: damaged ({type(error).__name__}: {str(error)[:200]}). Move this file away and run the same"
+            " command again: what the trials measured is in their folders."
+        ) from error
 
 
 def told(state: str, cause: str | None, values: list[float] | None) -> TrialState:

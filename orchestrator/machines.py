@@ -63,7 +63,7 @@ class Machines:
 
     def hand(self, trial: str) -> None:
         """A trial is given to the cluster."""
-        self.handed[trial] = (time.monotonic(), self.run.trial(trial).read_status().get("attempts", 0))
+        self.handed[trial] = (time.monotonic(), self.run.trial(trial).read_status().get("attempts") or 0)
 
     def ended(self, trial: str) -> None:
         """A trial is no longer in the cluster's hands."""
@@ -89,7 +89,7 @@ class Machines:
         """Keep what people should know of the cluster, and why trials wait, in the run folder where it changes."""
         late = 0
         for trial, (since, attempts) in list(self.handed.items()):
-            if self.run.trial(trial).read_status().get("attempts", 0) > attempts:
+            if (self.run.trial(trial).read_status().get("attempts") or 0) > attempts:
                 del self.handed[trial]
             elif time.monotonic() - since > START_SECONDS:
                 late += 1

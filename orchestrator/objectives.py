@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from aiqn_core.config import BUNDLED_DATA, LEAST_SIDES, MODEL_DEFAULTS, ConfigError, Problem, TrainConfig, join, one_of
+from aiqn_core.config import (
+    BUNDLED_DATA,
+    LEAST_SIDES,
+    MODEL_DEFAULTS,
+    ConfigError,
+    Problem,
+    TrainConfig,
+    join,
+    one_of,
+    shown,
+)
 from aiqn_core.metric import Metric, metric_of, shared
 from orchestrator.document import Document
 from orchestrator.sections import Arm, OwnSections
@@ -90,7 +100,7 @@ def _objective(document: Document, written: Any, path: str, facts: Facts) -> Any
         return {**named, "metric": next(iter(facts)), "direction": next(iter(facts.values())).direction}
     if named.get("direction", metric.direction) != metric.direction:
         better = "smaller" if metric.direction == "minimize" else "larger"
-        message = f"saw {named['direction']!r}, but {metric.name} is better when {better}; leave the direction out"
+        message = f"saw {shown(named['direction'])}, but {metric.name} is better when {better}; leave the direction out"
         document.complain(join(path, "direction"), message)
     return {**named, "direction": metric.direction}
 

@@ -1,8 +1,10 @@
 """How a command ends: its exit code, and plain lines for what the user did wrong."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -11,6 +13,28 @@ DONE, TRIALS_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 3
 
 class RequestError(Exception):
     """What was asked for cannot be done: what was seen, what is valid, what to do."""
+
+
+def file_to_write(to: Path | None, usual: str) -> Path:
+    """The file that `--to` names, or the usual one in this folder; known before hours are spent on what goes into it.
+
+    Raises RequestError where it is a folder, or lies in one that cannot be written.
+    """
+    path = Path(usual) if to is None else to
+    if not path.name or path.is_dir():
+        raise RequestError(f"--to: saw {str(path)!r}, a folder; expected a file, for example {path / usual}")
+    folder_to_write(path.parent)
+    return path
+
+
+def folder_to_write(folder: Path) -> Path:
+    """A folder that is there or can be made; raises RequestError where it is a file or cannot be written."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise RequestError(f"--to: saw {str(folder)!r}, but {there} is a file; expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RequestError(f"--to: saw {str(folder)!r}, but {there} cannot be written; choose another folder")
+    return folder
 
 
 @contextmanager
@@ -25,7 +49,9 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except (RequestError, RunFolderError) as error:
         print(error, file=sys.stderr)
-    except PermissionError as error:
+    except OSError as error:
+        if error.filename is None:  # no file of the user's: a bug, or a network that he is told of elsewhere
+            raise
         print(f"{error.filename}: {error.strerror}; have it made accessible, or use another", file=sys.stderr)
     except Exception as error:
         from aiqn_core.config import ConfigError

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from orchestrator import shapes
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_json
 from orchestrator.sections import Sweep, with_final
 
@@ -184,7 +185,7 @@ def rates_of_run(run_folder: Path | str, sweep: Sweep) -> dict[str, Rates]:
 
     Raises RunFolderError where an arm has no completed trial there, or one of another model or batch size.
     """
-    runs = [run for run in load_runs(run_folder) if run.state == "completed" and run.history]
+    runs = [run for run in load_runs(run_folder) if run.state == "completed" and _scored(run)]
     handover = hand_over(runs)
     rates = {}
     for name, arm in sweep.arms.items():
@@ -196,11 +197,16 @@ def rates_of_run(run_folder: Path | str, sweep: Sweep) -> dict[str, Rates]:
     return rates
 
 
+def _scored(run: Run) -> list[dict[str, Any]]:
+    """The records of a trial that say how long an evaluation of how many samples took."""
+    return [record for record in run.history if record.get("samples") and "evaluate_seconds" in record]
+
+
 def _check_same(
     run_folder: Path | str, arm: str, before: dict[str, Any], now: dict[str, Any], varied: set[str]
 ) -> None:
     for section, key in [("model", key) for key in now["model"]] + [("train", "batch_size"), ("evaluate", "size")]:
-        old, new = before[section].get(key), now[section].get(key)
+        old, new = (before.get(section) or {}).get(key), now[section].get(key)
         if new is not None and old != new and f"{section}.{key}" not in varied and section not in varied:
             raise RunFolderError(
                 f"{run_folder}: its trials of arm {arm!r} have {section}.{key} = {old!r}, this sweep {new!r}, "
@@ -211,17 +217,22 @@ def _check_same(
 def _measured(runs: Sequence[Run], handover: float) -> Rates:
     """Rates over completed trials of one arm."""
     last = [run.history[-1] for run in runs]
-    scoring = sum(record["evaluate_seconds"] for record in last)
-    training = sum(record["seconds"] for record in last) - scoring
-    walls = [run.status["updated"] - run.status["started"] for run in runs if run.status.get("attempts") == 1]
-    once = [record["seconds"] for run, record in zip(runs, last, strict=True) if run.status.get("attempts") == 1]
+    scoring = sum(_seconds(record, "evaluate_seconds") for record in last)
+    training = sum(_seconds(record, "seconds") for record in last) - scoring
+    single = [(run.span, record) for run, record in zip(runs, last, strict=True) if run.status.get("attempts") == 1]
+    walls = [span[1] - span[0] for span, _ in single if span]
+    once = [_seconds(record, "seconds") for span, record in single if span]
     stages = dict.fromkeys(run.stage for run in runs)
     return Rates(
-        step=training / sum(record["step"] for record in last),
+        step=max(0.0, training) / max(1, sum(record["step"] for record in last)),
         evaluation={stage: _points([run for run in runs if run.stage == stage]) for stage in stages},
         trial=handover + (max(0.0, sum(walls) - sum(once)) / len(walls) if walls else 0.0),
         disk=statistics.fmean(_size(run.folder) for run in runs[:20]) * MIRRORED,
     )
+
+
+def _seconds(record: Mapping[str, Any], key: str) -> float:
+    return float(record.get(key) or 0.0)
 
 
 MIRRORED = 1.5  # MLflow keeps the grids of samples and the points once more
@@ -231,8 +242,8 @@ def _points(runs: Sequence[Run]) -> Points:
     """Mean seconds of an evaluation of each number of samples among the trials of one stage."""
     seconds: dict[int, list[float]] = {}
     for run in runs:
-        own = [record for record in run.history if "samples" in record]
-        seconds.setdefault(own[-1]["samples"], []).append(own[-1]["evaluate_seconds"] / len(own))
+        own = _scored(run)
+        seconds.setdefault(own[-1]["samples"], []).append(_seconds(own[-1], "evaluate_seconds") / len(own))
     return sorted((samples, statistics.fmean(values)) for samples, values in seconds.items())
 
 
@@ -257,8 +268,8 @@ def line_through(few: int, less: float, many: int, more: float) -> tuple[float, 
 
 def hand_over(runs: Sequence[Run]) -> float:
     """Median seconds from the end of a trial to the start of the next on the same worker; 0 for too few trials."""
-    starts = sorted(run.status["started"] for run in runs if "started" in run.status)
-    ends = sorted(run.status["updated"] for run in runs if "started" in run.status)
+    spans = [run.span for run in runs if run.span]
+    starts, ends = sorted(begin for begin, _ in spans), sorted(end for _, end in spans)
     events = sorted([(time, 1) for time in starts] + [(time, -1) for time in ends])
     level = slots = 0
     for _, change in events:
@@ -283,7 +294,7 @@ def store_plan(run: RunFolder, plan: Plan, rates: Mapping[str, Rates] | None, *,
     """
     begun = any(run.trials.glob("*"))
     if begun:
-        before = read_json(run.plan)
+        before = read_json(run.plan, shapes.PLAN)
         same = before and _work(before.get("lines") or []) == _work([asdict(line) for line in plan.lines])
         if not starting or not before or same:
             return
@@ -311,16 +322,22 @@ def plan_at_start(run: RunFolder, sweep: Sweep) -> None:
 
 def stored_rates(run: RunFolder, sweep: Sweep) -> tuple[dict[str, Rates] | None, str]:
     """The rates, and where they came from, that `aiqn plan` left in a run folder; (None, "") without."""
-    before = read_json(run.plan) or {}
+    before = read_json(run.plan, shapes.PLAN) or {}
     known = before.get("rates") or {}
     written = {field.name for field in fields(Rates)}
     if (
         before.get("format") != FORMAT
         or set(known) != set(sweep.arms)
-        or any(set(one) != written for one in known.values())
+        or any(set(one) != written or not _usable(one["evaluation"]) for one in known.values())
     ):
         return None, ""  # also what an earlier version left, whose rates were others
-    return {arm: Rates(**one) for arm, one in known.items()}, before["basis"]
+    return {arm: Rates(**one) for arm, one in known.items()}, before.get("basis") or ""
+
+
+def _usable(evaluation: Mapping[str, Any]) -> bool:
+    """Whether recorded times of evaluations are pairs of a number of samples and seconds, at least one a stage."""
+    points = [point for stage in evaluation.values() for point in stage]
+    return bool(evaluation) and all(evaluation.values()) and all(len(point) == 2 and point[0] > 0 for point in points)
 
 
 def over_budget(plan: Plan, sweep: Sweep) -> list[str]:

@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from orchestrator.runs import RunFolder, TrialFolder, read_json
+from orchestrator.journal import usable
+from orchestrator.runs import RECORDED, RunFolder, RunFolderError, TrialFolder
 from orchestrator.space import Space, optuna_params
-
-RECORDED = ("completed", "pruned", "diverged")  # ends that leave all their numbers in the folder
 
 
 def repair(journal: Path) -> None:
@@ -20,7 +19,10 @@ def repair(journal: Path) -> None:
     Path(f"{journal}.lock").unlink(missing_ok=True)
     if not journal.exists():
         return
-    content = journal.read_bytes()
+    try:
+        content = journal.read_bytes()
+    except OSError as error:
+        raise RunFolderError(f"{journal}: cannot be read ({error.strerror})") from error
     whole = _intact_length(content)
     if whole == len(content):
         return
@@ -32,17 +34,19 @@ def repair(journal: Path) -> None:
 
 
 def _intact_length(content: bytes) -> int:
-    """The length of the lines before the first that is no JSON object: a later one may build on it."""
-    length = 0
+    """How many bytes of the journal can be used. All after the first bad line goes, because later ones refer to it."""
+    logs: list[dict[str, Any]] = []
+    lengths: list[int] = []
     for line in content.splitlines(keepends=True):
         try:
-            good = line.endswith(b"\n") and isinstance(json.loads(line), dict)
-        except ValueError:
-            good = False
-        if not good:
+            log = json.loads(line) if line.endswith(b"\n") else None
+        except (ValueError, RecursionError):
+            log = None
+        if not isinstance(log, dict):
             break
-        length += len(line)
-    return length
+        logs.append(log)
+        lengths.append(len(line))
+    return sum(lengths[: usable(logs)])
 
 
 def intact(folder: TrialFolder, state: str, steps: int | None = None) -> bool:
@@ -52,15 +56,15 @@ def intact(folder: TrialFolder, state: str, steps: int | None = None) -> bool:
     """
     if state not in RECORDED:
         return True
-    status, recorded = folder.read_status(), read_json(folder.config)
+    status, recorded = folder.read_status(), folder.read_config()
     if status.get("state") != state or recorded is None:
         return False
     if state == "pruned":  # its process may have measured more than the driver had heard of
-        return (folder.last_step() or 0) >= status.get("step", 0)
-    trained = recorded["config"]["train"]["steps"] if state == "completed" else status.get("step")
-    if state == "completed" and steps is not None and recorded["config"]["train"]["steps"] < steps:
+        return (folder.last_step() or 0) >= (status.get("step") or 0)
+    asked = (recorded["config"].get("train") or {}).get("steps")
+    if state == "completed" and (asked is None or (steps is not None and asked < steps)):
         return False
-    return folder.last_step() == trained
+    return folder.last_step() == (asked if state == "completed" else status.get("step"))
 
 
 def handed_out(run: RunFolder, trial: str, space: Space) -> dict[str, Any] | None:
@@ -68,7 +72,7 @@ def handed_out(run: RunFolder, trial: str, space: Space) -> dict[str, Any] | Non
 
     The parameters are under `fixed`, in Optuna's names.
     """
-    recorded = read_json(run.trial(trial).config)
+    recorded = run.trial(trial).read_config()
     if recorded is None:
         return None
     try:

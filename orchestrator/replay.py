@@ -10,7 +10,8 @@ from typing import Any
 import optuna
 import yaml
 
-from aiqn_core.config import ConfigError, Problem
+from aiqn_core.config import ConfigError, Problem, shown
+from orchestrator import shapes
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives
 from orchestrator.samplers import is_pruned, make_pruner
@@ -60,9 +61,16 @@ def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers
     evaluation at its virtual time. Raises RunFolderError for a run without ended search trials, ConfigError for a
     pruner that does not exist.
     """
-    recorded = RunFolder(Path(run_folder)).read_sweep()["sweep"]
+    folder = RunFolder(Path(run_folder))
+    recorded = folder.read_sweep()["sweep"]
+    if reason := shapes.wrong(recorded["arms"], shapes.Each(shapes.STEPS), "sweep.arms"):
+        raise RunFolderError(f"{folder.sweep_json}: damaged, {reason}")
     objective = objectives(recorded)[0]
-    curves = [_curve(run, objective["metric"]) for run in load_runs(run_folder) if _usable(run)]
+    curves = [
+        _curve(run, objective["metric"])
+        for run in load_runs(run_folder)
+        if run.arm in recorded["arms"] and _usable(run)
+    ]
     curves = sorted((curve for curve in curves if curve.points), key=lambda curve: (curve.number, curve.arm))
     if not curves:
         raise RunFolderError(f"{run_folder}: no search trial has ended yet; there is nothing to replay")
@@ -78,7 +86,7 @@ def parse_pruner(text: str) -> dict[str, Any]:
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, dict):
-        message = f"saw {text!r}, expected a name or a mapping, for example {PRUNERS[2]}"
+        message = f"saw {shown(text)}, expected a name or a mapping, for example {PRUNERS[2]}"
         raise ConfigError([Problem("--pruner", message)])
     return {str(key): item for key, item in value.items()}
 
@@ -89,13 +97,13 @@ def _usable(run: Run) -> bool:
 
 def _curve(run: Run, metric: str) -> _Curve:
     points = [
-        (record["step"], record.get("seconds", 0.0), record.get(metric))
+        (record["step"], record.get("seconds") or 0.0, record.get(metric))
         for record in run.history
         if record["step"] > 0 and ("samples" in record or metric in record)
     ]
     if run.history and (not points or points[-1][0] < run.history[-1]["step"]):
         last = run.history[-1]  # a trial that diverged between evaluations cost its steps too
-        points.append((last["step"], last.get("seconds", 0.0), None))
+        points.append((last["step"], last.get("seconds") or 0.0, None))
     return _Curve(run.arm, run.number, points, run.state == "completed", run.state in CUT)
 
 

@@ -24,16 +24,20 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from orchestrator import shapes
 
 FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # of sweeps (also "-") and arms: never a path, never hidden
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 TRIAL_ID = re.compile(r"(?P<arm>[A-Za-z0-9][A-Za-z0-9_.]*)-(?P<stage>search|final)-(?P<number>\d+)")
 FINISHED = ("completed", "pruned", "diverged", "failed", "stopped")  # states after which a trial is not continued
+RECORDED = ("completed", "pruned", "diverged")  # ends that leave all their numbers in the folder
+DAMAGED = "damaged"  # shown in place of the state of a trial whose files cannot be used
 
 
 class RunFolderError(Exception):
@@ -42,6 +46,16 @@ class RunFolderError(Exception):
 
 class StorageError(RunFolderError):
     """A run folder that could no longer be written: the sweep stopped, and continues when it is run again."""
+
+
+class Damage(NamedTuple):
+    """A file that is there but cannot be used, and why."""
+
+    file: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: damaged, {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Run:
     number: int
     config: dict[str, Any]  # the full resolved configuration of the training
     history: list[dict[str, Any]]  # one record per line of metrics.jsonl, by increasing step
-    state: str  # running | completed | pruned | diverged | failed | stopped
+    state: str  # running | completed | pruned | diverged | failed | stopped | damaged
     cause: str | None = None
     params: dict[str, Any] = field(default_factory=dict)  # dotted path -> value chosen by the search
     seed: int = 0
@@ -61,10 +75,17 @@ class Run:
     status: dict[str, Any] = field(default_factory=dict)  # status.json: attempts, message, log, host, times
     provenance: dict[str, Any] = field(default_factory=dict)  # config_hash, git, versions, device, protocol
     folder: Path = Path()
+    damage: Damage | None = None  # why the state is "damaged"; the fields that its file tells are then empty
 
     @property
     def id(self) -> str:
         return trial_id(self.arm, self.stage, self.number)
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """When the trial began and when it last wrote its status, in unix seconds; None where that is not recorded."""
+        begin, end = self.status.get("started"), self.status.get("updated")
+        return None if begin is None or end is None else (begin, end)
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of every record that holds the metric."""
@@ -104,18 +125,38 @@ class TrialFolder:
     def samples(self, step: int) -> Path:
         return self.path / "samples" / f"{step}.png"
 
+    def read_config(self) -> dict[str, Any] | None:
+        """config.json; None where there is none that can be used."""
+        return read_json(self.config, shapes.CONFIG)
+
     def read_status(self) -> dict[str, Any]:
-        return read_json(self.status) or {}
+        """status.json; empty where there is none that can be used."""
+        return read_json(self.status, shapes.STATUS) or {}
 
     def update_status(self, *, sync: bool = True, **changes: Any) -> None:
         write_json(self.status, {**self.read_status(), **changes, "updated": time.time()}, sync=sync)
 
     def read_history(self) -> list[dict[str, Any]]:
-        """Records by increasing step, the first of each step; a torn last line is left out."""
+        """Records by increasing step, the first of each step; lines that cannot be used are left out."""
+        return self.examine_history()[0]
+
+    def examine_history(self) -> tuple[list[dict[str, Any]], Damage | None]:
+        """`read_history`, and what is wrong with the file: not lines torn by a crash, which are measured again."""
         records: dict[int, dict[str, Any]] = {}
-        for record in read_lines(self.metrics):
-            records.setdefault(record["step"], record)
-        return [records[step] for step in sorted(records)]
+        damage = None
+        try:
+            lines = self.metrics.read_bytes().splitlines()
+        except FileNotFoundError:
+            lines = []
+        except OSError as error:
+            return [], Damage(self.metrics, f"cannot be read ({error.strerror})")
+        for number, line in enumerate(lines, start=1):
+            record = _record(line)
+            if isinstance(record, str):
+                damage = damage or Damage(self.metrics, f"line {number}: {record}")
+            elif record is not None:
+                records.setdefault(record["step"], record)
+        return [records[step] for step in sorted(records)], damage
 
     def last_step(self) -> int | None:
         """The step of the last record, read from the end of the file; None where there is none."""
@@ -125,7 +166,8 @@ class TrialFolder:
                 lines = file.read().splitlines()
         except OSError:
             return None
-        return next((record["step"] for line in reversed(lines) if (record := _record(line))), None)
+        found = (record for line in reversed(lines) if isinstance(record := _record(line), dict))
+        return next((record["step"] for record in found), None)
 
     def last_sign(self) -> float:
         """When the trial last wrote anything, in seconds of unix time; 0 where it has not."""
@@ -225,13 +267,24 @@ class RunFolder:
         return TrialFolder(self.trials / trial)
 
     def read_sweep(self) -> dict[str, Any]:
-        """sweep.json; raises RunFolderError where it is missing or of another format."""
-        sweep = read_json(self.sweep_json)
+        """sweep.json; raises RunFolderError where it is missing, damaged or of another format."""
+        sweep = self.sweep_if_begun()
         if sweep is None:
-            raise RunFolderError(f"{self.path}: not a run folder ({self.sweep_json.name} is missing or damaged)")
-        if sweep.get("format") != FORMAT:
-            raise RunFolderError(f"{self.sweep_json}: saw format {sweep.get('format')!r}, this version reads {FORMAT}")
+            raise RunFolderError(f"{self.path}: not a run folder ({self.sweep_json.name} is missing)")
         return sweep
+
+    def sweep_if_begun(self) -> dict[str, Any] | None:
+        """sweep.json, or None where no sweep has begun in this folder.
+
+        Raises RunFolderError where it is damaged or of another format, or where only it is missing.
+        """
+        found = read_checked(self.sweep_json, shapes.SWEEP)
+        if isinstance(found, Damage):
+            raise RunFolderError(f"{found}. {_PUT_BACK}")
+        if found is None and (left := [path for path in (self.journal, self.trials) if path.exists()]):
+            seen = " and ".join(path.name for path in left)
+            raise RunFolderError(f"{self.sweep_json} is missing, but {seen} of a sweep are here. {_PUT_BACK}")
+        return found
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -306,6 +359,9 @@ def _is_baseline(value: Any) -> bool:
     return all(isinstance(one, dict) and all(isinstance(n, int | float) for n in one.values()) for one in scores)
 
 
+_PUT_BACK = "Put back a copy of sweep.json (MLflow keeps one with the sweep), or give the sweep another name."
+
+
 def objectives(sweep: Mapping[str, Any]) -> list[dict[str, str]]:
     """The objectives of a resolved sweep (metric, direction); the first decides where one is needed."""
     written = sweep["search"]["objective"]
@@ -315,13 +371,19 @@ def objectives(sweep: Mapping[str, Any]) -> list[dict[str, str]]:
 def load_runs(run_folder: Path | str) -> list[Run]:
     """Every trial of a run folder, ordered by arm, stage (search first) and number.
 
-    Raises RunFolderError where the folder is missing. A trial without a readable config.json has not started and is
-    left out; one without status.json is "running".
+    Raises RunFolderError where the folder is missing. A trial without config.json has not started and is left out; one
+    without status.json is "running"; one with a file that cannot be used is "damaged".
     """
     folder = RunFolder(Path(run_folder))
     if not folder.path.is_dir():
         raise RunFolderError(f"{folder.path}: no such run folder")
-    runs = [load_run(folder, path.name) for path in folder.trials.glob("*") if TRIAL_ID.fullmatch(path.name)]
+    try:
+        names = [path.name for path in folder.trials.iterdir()]
+    except FileNotFoundError:
+        names = []
+    except OSError as error:  # `glob` would pass over it: nothing would seem to have started
+        raise RunFolderError(f"{folder.trials}: cannot be read ({error.strerror})") from error
+    runs = [load_run(folder, name) for name in names if TRIAL_ID.fullmatch(name)]
     order = ("search", "final")
     return sorted((run for run in runs if run), key=lambda run: (run.arm, order.index(run.stage), run.number))
 
@@ -329,53 +391,77 @@ def load_runs(run_folder: Path | str) -> list[Run]:
 def load_run(run: RunFolder, trial: str) -> Run | None:
     """One trial of a run folder, or None where it has not started."""
     folder, match = run.trial(trial), TRIAL_ID.fullmatch(trial)
-    recorded = read_json(folder.config)
-    if recorded is None or match is None:
+    assert match is not None  # `run.trial` has looked
+    recorded, status = read_checked(folder.config, shapes.CONFIG), read_checked(folder.status, shapes.STATUS)
+    if recorded is None and (not isinstance(status, dict) or status.get("state") not in RECORDED):
         return None
-    if recorded.get("format") != FORMAT:
-        raise RunFolderError(f"{folder.config}: saw format {recorded.get('format')!r}, this version reads {FORMAT}")
-    status = folder.read_status()
+    history, damage = folder.examine_history()
+    found = [one for one in (recorded, status, damage) if isinstance(one, Damage)]
+    known = {} if isinstance(status, Damage) else status or {}
+    content = {} if recorded is None or isinstance(recorded, Damage) else recorded
+    if recorded is None:
+        found.append(Damage(folder.config, "it is missing"))
+    elif not found and known.get("state") == "completed" and (last := _last(history)) < (known.get("step") or 0):
+        found.append(Damage(folder.metrics, f"it ends at step {last}, but the trial at step {known['step']}"))
+    if found:
+        first = found[0]._replace(file=found[0].file.relative_to(run.path))
+        known = {**known, "state": DAMAGED, "cause": first.file.name, "message": str(first)}
     return Run(
         arm=match["arm"],
         stage=match["stage"],
         number=int(match["number"]),
-        config=recorded["config"],
-        history=folder.read_history(),
-        state=status.get("state", "running"),
-        cause=status.get("cause"),
-        params=recorded["params"],
-        seed=recorded["seed"],
-        source=recorded["source"],
-        status=status,
-        provenance=recorded["provenance"],
+        config=content.get("config", {}),
+        history=history,
+        state=known.get("state") or "running",
+        cause=known.get("cause"),
+        params=content.get("params", {}),
+        seed=content.get("seed", 0),
+        source=content.get("source"),
+        status=known,
+        provenance=content.get("provenance", {}),
         folder=folder.path,
+        damage=first if found else None,
     )
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None where there is no such file or it is damaged."""
+def _last(history: list[dict[str, Any]]) -> int:
+    return history[-1]["step"] if history else 0
+
+
+def read_json(path: Path, shape: Any = dict) -> dict[str, Any] | None:
+    """The object in a JSON file, or None where there is no such file or it is damaged, as `read_checked` says."""
+    found = read_checked(path, shape)
+    return None if isinstance(found, Damage) else found
+
+
+def read_checked(path: Path, shape: Any) -> dict[str, Any] | Damage | None:
+    """The object in a JSON file, of one of the shapes in `shapes`; what is wrong with it; None where there is no file.
+
+    The one way in which the files of a run folder are read.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file that can be read; lines torn by a crash are skipped."""
-    try:
-        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
-        return
-    yield from filter(None, map(_record, lines))
+        return None
+    except OSError as error:
+        return Damage(path, f"it cannot be read ({error.strerror})")
+    except (ValueError, RecursionError):
+        return Damage(path, "it is not complete JSON")
+    if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
+        return Damage(path, f"saw format {str(value['format'])[:20]!s}, this version reads {FORMAT}")
+    reason = shapes.wrong(value, shape)
+    return Damage(path, reason) if reason else value
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def _record(line: bytes) -> dict[str, Any] | str | None:
+    """The record in a line of metrics.jsonl; in words what is wrong with it; None where it is torn."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    return shapes.wrong_record(record) or record
 
 
 def write_json(path: Path, value: Mapping[str, Any], *, sync: bool = True) -> None:
@@ -394,8 +480,10 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
             if sync:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:  # the disk is full: the half that was written goes
-        temporary.unlink(missing_ok=True)
+    except OSError as error:  # the disk is full: the half that was written goes
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        error.filename = str(path)  # as the user knows it
         raise
 
 

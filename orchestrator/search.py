@@ -20,6 +20,7 @@ from threading import Event, Thread
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from orchestrator import shapes
 from orchestrator.causes import KILLED, KILLED_FOR_MEMORY, NODE_LOST, PREEMPTED, WORKER_LOST
 from orchestrator.continuing import check_continues
 from orchestrator.control import note_stop, take_requests
@@ -113,7 +114,7 @@ def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") ->
         mark_finished(run, ledger.complete)
         if not reported:
             write_report(run)
-    ledger.remember_runs((read_json(run.mirror) or {}).get("runs", {}))
+    ledger.remember_runs((read_json(run.mirror, shapes.MIRROR) or {}).get("runs") or {})
 
 
 def open_run(run: RunFolder, sweep: Sweep) -> Store:
@@ -125,11 +126,11 @@ def open_run(run: RunFolder, sweep: Sweep) -> Store:
     store = choose(sweep.tracking.uri, before, os.environ)
     content = {
         "format": FORMAT,
-        "id": before["id"] if before else uuid.uuid4().hex,
+        "id": (before or {}).get("id") or uuid.uuid4().hex,
         "name": sweep.name,
         "question": sweep.question,
         "command": f"aiqn sweep {sweep.path}",
-        "created": before["created"] if before else time.time(),
+        "created": (before or {}).get("created") or time.time(),
         "finished": bool(before and before["finished"]),
         "metrics": recorded_facts(sweep.arms),
         "sweep": sweep.to_dict(),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from aiqn_core.config import ConfigError, Problem, nearest
+from aiqn_core.config import ConfigError, Problem, nearest, shown
 from orchestrator.document import Document
 from orchestrator.objectives import objective_problems
 from orchestrator.rungs import COMPARING, HALVING, completed, inner, rungs
@@ -39,15 +39,17 @@ def check_search(document: Document, own: OwnSections, arms: dict[str, Arm]) -> 
 def _objective_problems(search: Search) -> Iterator[Problem]:
     sampler, pruner, count = search.sampler["name"], search.pruner["name"], len(search.objectives)
     if count > 1 and pruner != "none":
-        message = f"saw {pruner!r} with {count} objectives, but a trial can be stopped early by one only; expected none"
+        message = (
+            f"saw {shown(pruner)} with {count} objectives, but a trial can be stopped early by one only; expected none"
+        )
         yield Problem("search.pruner", message)
     if count > 1 and sampler not in SEVERAL:
-        yield Problem("search.sampler", f"saw {sampler!r} with {count} objectives; valid: {', '.join(SEVERAL)}")
+        yield Problem("search.sampler", f"saw {shown(sampler)} with {count} objectives; valid: {', '.join(SEVERAL)}")
     if count == 1 and sampler == "nsga3":
         message = "saw 'nsga3' with one objective; expected several, or nsga2, which takes one"
         yield Problem("search.sampler", message)
     if search.earlier is not None and sampler not in LEARNING:
-        message = f"saw {search.earlier!r}, but {sampler} learns nothing from earlier trials"
+        message = f"saw {shown(search.earlier)}, but {sampler} learns nothing from earlier trials"
         yield Problem("search.from", f"{message}; expected a sampler among: {', '.join(LEARNING)}")
 
 

@@ -63,11 +63,10 @@ def _describe(
     run: RunFolder, assignment: Assignment, config: TrainConfig, text: str, command: str, *, finished: bool
 ) -> None:
     """What status and report read: a sweep of one arm with one trial."""
-    before = run.read_sweep() if run.sweep_json.exists() else None
-    if before is not None and (
-        not before["command"].startswith(COMMAND) or assignment.arm not in before["sweep"]["arms"]
-    ):
-        raise RunFolderError(f"{run.path} holds the run of {before['command']!r}; rename the file, or give --runs")
+    before = run.sweep_if_begun()
+    known = (before or {}).get("command") or ""
+    if before is not None and (not known.startswith(COMMAND) or assignment.arm not in before["sweep"]["arms"]):
+        raise RunFolderError(f"{run.path} holds the run of {known!r}; rename the file, or give --runs")
     check_folder(run.trial(assignment.id), assignment)
     objective = {"metric": config.metrics[0].name, "direction": config.metrics[0].direction}
     sweep = {
@@ -80,11 +79,11 @@ def _describe(
     }
     content = {
         "format": FORMAT,
-        "id": before["id"] if before else uuid.uuid4().hex,
+        "id": (before or {}).get("id") or uuid.uuid4().hex,
         "name": run.path.name,
         "question": f"What does {config.model.name} learn of {config.data.name}?",
         "command": command,
-        "created": before["created"] if before else time.time(),
+        "created": (before or {}).get("created") or time.time(),
         "finished": finished,
         "metrics": {assignment.arm: {metric.name: metric.facts() for metric in config.metrics}},
         "sweep": sweep,

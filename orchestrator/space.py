@@ -20,7 +20,7 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
-from aiqn_core.config import ConfigError, Problem, TrainConfig, join, nearest
+from aiqn_core.config import ConfigError, Problem, TrainConfig, join, nearest, shown
 
 if TYPE_CHECKING:  # importing Optuna takes 0.4 s, and `aiqn --help` does not need it
     from optuna.trial import BaseTrial
@@ -81,7 +81,7 @@ class Choice:
         for i, value in enumerate(self.encoded()):
             if value == encoded and isinstance(value, bool) == isinstance(encoded, bool):
                 return i
-        raise ValueError(f"{self.name}: saw {encoded!r}, expected one of {self.encoded()}")
+        raise ValueError(f"{self.name}: saw {shown(encoded)}, expected one of {self.encoded()}")
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,21 @@ def parse_space(mapping: object, path: str) -> tuple[Space, list[Problem]]:
     """The space of the dimensions that could be read, and what is wrong with the others."""
     problems: list[Problem] = []
     space = _parse_space(mapping, path, "", problems)
-    _find_overlaps(space, problems)
-    return space, problems
+    overlaps: list[Problem] = []
+    _find_overlaps(space, overlaps)
+    problems.extend(overlaps)
+    return _without(space, {problem.path for problem in overlaps}), problems
+
+
+def _without(space: Space, places: set[str]) -> Space:
+    """A space without the dimensions that stand at some places of the file: of two for one key only one is left."""
+    left = []
+    for dimension in (one for one in space.dimensions if one.where not in places):
+        if isinstance(dimension, Choice):
+            branches = tuple(_without(branch, places) for branch in dimension.branches)
+            dimension = dataclasses.replace(dimension, branches=branches)
+        left.append(dimension)
+    return Space(tuple(left))
 
 
 def suggest(trial: "BaseTrial", space: Space) -> dict[str, Any]:
@@ -163,7 +176,7 @@ def _stored(dimension: Number | Choice, value: Any) -> Any:
         return _encode(value)
     expected = f"{'an integer' if dimension.integer else 'a number'} from {dimension.low:g} to {dimension.high:g}"
     if not _is_number(value, int if dimension.integer else float) or not dimension.low <= value <= dimension.high:
-        raise ValueError(f"{dimension.path}: saw {value!r}, expected {expected}")
+        raise ValueError(f"{dimension.path}: saw {shown(value)}, expected {expected}")
     if dimension.step is not None:
         steps = (value - dimension.low) / dimension.step
         if abs(steps - round(steps)) > 1e-6:  # 0.3 is not three times 0.1
@@ -270,7 +283,10 @@ def _suggest_number(trial: "BaseTrial", number: Number) -> float:
 
 def _encode(value: Any) -> Any:
     scalar = value is None or isinstance(value, (str, int, float))
-    return value if scalar else json.dumps(value, sort_keys=True)
+    try:
+        return value if scalar else json.dumps(value, sort_keys=True)
+    except TypeError:  # keys that are words and numbers
+        raise ValueError(f"saw {shown(value)}, expected plain values with words as keys") from None
 
 
 def _is_json(value: Any) -> bool:
@@ -306,7 +322,9 @@ def _parse_space(mapping: object, where: str, branch: str, problems: list[Proble
     if mapping is None:
         return Space()
     if not isinstance(mapping, Mapping):
-        message = f"saw {mapping!r}, expected a mapping such as {{optimizer.lr: {{low: 1e-4, high: 1e-2, log: true}}}}"
+        message = (
+            f"saw {shown(mapping)}, expected a mapping such as {{optimizer.lr: {{low: 1e-4, high: 1e-2, log: true}}}}"
+        )
         problems.append(Problem(where, message))
         return Space()
     parsed = [_parse_dimension(key, value, join(where, key), branch, problems) for key, value in mapping.items()]
@@ -324,7 +342,7 @@ def _parse_dimension(key: Any, value: Any, where: str, branch: str, problems: li
         values, branches = value, [Space()] * len(value)
     elif isinstance(value, Mapping) and value and all(map(_is_json, value)):
         if flat := {k: v for k, v in value.items() if not (v is None or isinstance(v, Mapping))}:
-            message = f"saw {flat!r}, expected a space of its own for each choice, or {{low: ..., high: ...}}"
+            message = f"saw {shown(flat)}, expected a space of its own for each choice, or {{low: ..., high: ...}}"
             problems.append(Problem(where, message))
             return None
         values = list(value)
@@ -334,7 +352,7 @@ def _parse_dimension(key: Any, value: Any, where: str, branch: str, problems: li
             for (choice, below), context in zip(value.items(), contexts, strict=True)
         ]
     else:
-        message = f"saw {value!r}, expected a list of choices, {{low: ..., high: ...}}, or a mapping of choices"
+        message = f"saw {shown(value)}, expected a list of choices, {{low: ..., high: ...}}, or a mapping of choices"
         problems.append(Problem(where, message))
         return None
     if field_type(key) is float:
@@ -372,11 +390,11 @@ def _number_problems(key: str, value: Mapping, where: str) -> Iterator[Problem]:
             if not unknown:  # which may be the one that is missing
                 yield Problem(where, f"{word} is missing, expected both low and high")
         elif not _is_number(value.get(word), kind) and not (word == "step" and value.get(word) is None):
-            yield Problem(join(where, word), f"saw {value[word]!r}, expected {expected}")
+            yield Problem(join(where, word), f"saw {shown(value[word])}, expected {expected}")
             wrong = True
     log = value.get("log", False)
     if not isinstance(log, bool):
-        yield Problem(join(where, "log"), f"saw {log!r}, expected true or false")
+        yield Problem(join(where, "log"), f"saw {shown(log)}, expected true or false")
     if not wrong:
         yield from _range_problems(value["low"], value["high"], value.get("step"), log is True, where)
 
@@ -387,9 +405,9 @@ def _range_problems(low: float, high: float, step: float | None, log: bool, wher
     elif log and low <= 0:
         yield Problem(join(where, "low"), f"saw {low!r}, expected a number > 0 in a logarithmic range")
     elif log and step is not None:
-        yield Problem(join(where, "step"), f"saw {step!r}, expected none in a logarithmic range")
+        yield Problem(join(where, "step"), f"saw {shown(step)}, expected none in a logarithmic range")
     elif step is not None and step <= 0:
-        yield Problem(join(where, "step"), f"saw {step!r}, expected a number > 0")
+        yield Problem(join(where, "step"), f"saw {shown(step)}, expected a number > 0")
     elif step is not None:
         low_, high_, step_ = (Decimal(str(number)) for number in (low, high, step))
         steps = (high_ - low_) / step_
@@ -419,26 +437,37 @@ def _not_searchable(key: object) -> str:
     return f"names no key of the configuration; {guess}valid: {', '.join(of_section or valid)}"
 
 
-def _find_overlaps(space: Space, problems: list[Problem]) -> dict[str, str]:
-    """Two dimensions that set one key at the same time; gives key -> where it is set."""
-    set_at: dict[str, str] = {}
+Places = dict[str, list[str]]  # key -> where it is set: once, or once in each of some branches
+
+
+def _find_overlaps(space: Space, problems: list[Problem]) -> Places:
+    """Two dimensions that set one key at the same time; gives where each key is set."""
+    set_at: Places = {}
     for dimension in space.dimensions:
-        own = dict.fromkeys(_sets(dimension), dimension.where)
+        above: Places = {key: [dimension.where] for key in _sets(dimension)}
+        own = {**above}
         for branch in dimension.branches if isinstance(dimension, Choice) else ():
             below = _find_overlaps(branch, problems)
-            problems.extend(_overlap(key, below[key], dimension.where) for key in below if key in set(_sets(dimension)))
-            own |= below
-        problems.extend(_overlap(key, own[key], set_at[key]) for key in own if key in set_at)
+            problems.extend(_overlaps(below, above))
+            own |= {key: [*own.get(key, []), *places] for key, places in below.items()}
+        problems.extend(_overlaps(own, set_at))
         set_at = {**own, **set_at}
     return set_at
 
 
-def _overlap(key: str, where: str, other: str) -> Problem:
-    return Problem(where, f"{key} is already set by {other}, expected one dimension for each key")
+def _overlaps(own: Places, known: Places) -> list[Problem]:
+    """The dimensions of `own` that set a key which is set already, each with the first such key."""
+    again: dict[str, str] = {}
+    for key in (key for key in own if key in known):
+        for where in own[key]:
+            again.setdefault(where, key)
+    expected = "expected one dimension for each key"
+    return [Problem(where, f"{key} is already set by {known[key][0]}, {expected}") for where, key in again.items()]
 
 
 def _sets(dimension: Number | Choice) -> list[str]:
     if isinstance(dimension, Number) or not dataclasses.is_dataclass(field_type(dimension.path)):
         return [dimension.path]
     sections = [_section(dimension.path, value) for value in dimension.values]
-    return sorted({join(dimension.path, key) for value in sections if isinstance(value, dict) for key in value})
+    keys = {join(dimension.path, key) for value in sections if isinstance(value, dict) for key in value}
+    return [dimension.path, *sorted(keys)]

@@ -5,11 +5,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from orchestrator import shapes
 from orchestrator.causes import policy
 from orchestrator.jobs import state_line
-from orchestrator.runs import Run, RunFolder, TrialFolder, load_runs, objectives, read_json
+from orchestrator.runs import DAMAGED, Damage, Run, RunFolder, TrialFolder, load_runs, objectives, read_checked
 
 TROUBLED = ("failed", "diverged", "stopped")
+MOST_DAMAGED = 10  # that are listed
 SHOWN = 3  # trials of each cause that are named with their logs
 
 
@@ -24,30 +26,32 @@ def status_lines(run_folder: Path | str) -> list[str]:
     for arm in sweep["arms"]:
         for stage in ("search", "final"):
             own = [run for run in runs if (run.arm, run.stage) == (arm, stage)]
-            if stage == "search" or sweep["final"]:
+            if stage == "search" or sweep["final"] or own:
                 lines.append(f"  {arm} {stage}: {_stage(own, stage, sweep)}")
-    lines += [*_causes(runs), *_troubles(runs)]
+    lines += [*_causes(runs), *_troubles(runs), *_damages(runs)]
     if (owner := folder.owner()) is not None:
         lines.append(f"driver: {owner}")
     if not content["finished"]:
         submitted = state_line(folder)
         lines += [submitted] if submitted is not None else []
-        lines += (read_json(folder.cluster) or {}).get("notes", [])
-    mirror = read_json(folder.mirror)
+        cluster = read_checked(folder.cluster, shapes.CLUSTER)
+        lines += [str(cluster)] if isinstance(cluster, Damage) else (cluster or {}).get("notes") or []
+    mirror = read_checked(folder.mirror, shapes.MIRROR)
     if owner is not None and not folder.mirrored:
-        lines.append(
-            f"MLflow: nothing sends to it now; the driver starts the mirror again (log: {folder.path / 'mirror.log'})"
-        )
+        log = folder.path / "mirror.log"
+        lines.append(f"MLflow: nothing sends to it now; the driver starts the mirror again (log: {log})")
+    elif isinstance(mirror, Damage):
+        lines.append(f"MLflow: {mirror}")
     elif mirror is not None:
-        lines.append(f"MLflow: {mirror['records_behind']} records behind" + _because(mirror))
+        lines.append(f"MLflow: {mirror.get('records_behind') or 0} records behind" + _because(mirror))
     return lines
 
 
 def _stage(runs: list[Run], stage: str, sweep: dict) -> str:
     final = sweep["final"]
-    expected = sweep["search"]["trials"] if stage == "search" else final["top"] * len(final["seeds"])
+    expected = sweep["search"]["trials"] if stage == "search" else final["top"] * len(final["seeds"]) if final else 0
     counts = Counter(run.state for run in runs)
-    parts = [f"{sum(counts.values()) - counts['running']}/{expected} done"]
+    parts = [f"{sum(counts.values()) - counts['running'] - counts[DAMAGED]}/{expected} done"]
     parts += [f"{count} {state}" for state, count in sorted(counts.items()) if state != "completed"]
     objective = objectives(sweep)[0]
     sign = 1 if objective["direction"] == "minimize" else -1
@@ -80,7 +84,7 @@ def _causes(runs: list[Run]) -> list[str]:
 def _troubles(runs: list[Run]) -> list[str]:
     """The last trials that each cause ended, with their logs."""
     by_cause: dict[tuple[str, str], list[Run]] = {}
-    for run in sorted((run for run in runs if run.state in TROUBLED), key=lambda run: run.status.get("updated", 0)):
+    for run in sorted((run for run in runs if run.state in TROUBLED), key=lambda run: run.status.get("updated") or 0):
         by_cause.setdefault((run.state, run.cause or ""), []).append(run)
     lines = []
     for found in by_cause.values():
@@ -89,8 +93,18 @@ def _troubles(runs: list[Run]) -> list[str]:
     return lines
 
 
+def _damages(runs: list[Run]) -> list[str]:
+    """The trials whose files cannot be used, and what to do."""
+    found = [f"  {run.id} {run.damage}" for run in runs if run.damage is not None]
+    if not found:
+        return []
+    more = [f"  ... and {len(found) - MOST_DAMAGED} more"] if len(found) > MOST_DAMAGED else []
+    how = "damaged trials (delete the folder of one and run the sweep again: it is trained again):"
+    return [how, *found[:MOST_DAMAGED], *more]
+
+
 def _trouble(run: Run) -> str:
-    ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.status.get("updated", 0)))
+    ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.status.get("updated") or 0))
     return f"{run.id} {run.state} ({run.cause}) at {ended}: {run.status.get('message')}  log: {log_of(run)}"
 
 
@@ -102,4 +116,4 @@ def log_of(run: Run) -> Path:
 def _because(mirror: dict[str, Any]) -> str:
     since = mirror.get("behind_since")
     waiting = f", since {time.strftime('%H:%M:%S', time.localtime(since))}" if since else ""
-    return waiting + (f" ({mirror['error']})" if mirror["error"] else "")
+    return waiting + (f" ({mirror['error']})" if mirror.get("error") else "")

@@ -83,14 +83,20 @@ def kept(content: Mapping[str, Any]) -> Store:
     """The store that a sweep.json names; an earlier version kept only that of the file."""
     if (store := content.get("store")) is not None:
         return Store(store["uri"], store["source"])
-    uri = content["sweep"]["tracking"]["uri"]
+    uri = _named(content)
     return Store(uri, FILE if uri else RUN)
+
+
+def _named(content: Mapping[str, Any]) -> str | None:
+    """The address that the sweep file of a sweep.json names."""
+    uri: str | None = (content["sweep"].get("tracking") or {}).get("uri")
+    return uri
 
 
 def store_of_run(run: RunFolder, environ: Mapping[str, str]) -> Store:
     """The store of a run folder; raises RunFolderError where it has none, or where the password is missing."""
     content = run.read_sweep()
-    return choose(content["sweep"]["tracking"]["uri"], content, environ)
+    return choose(_named(content), content, environ)
 
 
 HIDDEN = "***"

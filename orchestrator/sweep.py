@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
-from aiqn_core.config import TrainConfig, join, nearest, one_of, section_defaults
+from aiqn_core.config import TrainConfig, join, nearest, one_of, section_defaults, shown
 from orchestrator.checks import check_configurations, check_data_is_there, check_weights_are_there
 from orchestrator.document import KEYS, Document, SweepError
 from orchestrator.objectives import with_objectives
@@ -134,13 +134,13 @@ def _message(detail: Any) -> str:
         keys = _keys_at(detail["loc"][:-1] if kind == "extra_forbidden" else detail["loc"])
         if kind == "extra_forbidden":
             return f"unknown key; {nearest(detail['loc'][-1], keys)}"
-        return f"saw {seen!r}, expected a mapping with keys among: {', '.join(keys)}"
+        return f"saw {shown(seen)}, expected a mapping with keys among: {', '.join(keys)}"
     if kind == "literal_error":
         return one_of(seen, re.findall(r"'([^']*)'", context["expected"]))
     if kind == "value_error":
-        return f"saw {seen!r}, expected {context['error']}"
+        return f"saw {shown(seen)}, expected {context['error']}"
     expected = _EXPECTED.get(kind, detail["msg"].removeprefix("Input should be ")).format(**context)
-    return f"saw {seen!r}, expected {expected}"
+    return f"saw {shown(seen)}, expected {expected}"
 
 
 def _keys_at(location: Iterable[int | str]) -> tuple[str, ...]:
@@ -156,7 +156,7 @@ def _arms(document: Document) -> dict[str, Arm]:
     defaults = merge(section_defaults(), _training_sections(document, document.values, ""))
     written = document.values.get("arms")
     if not isinstance(written, dict) or not written:
-        seen = f"saw {written!r}" if "arms" in document.values else "missing"
+        seen = f"saw {shown(written)}" if "arms" in document.values else "missing"
         document.complain("arms", f"{seen}, expected at least one arm, such as pixelcnn: {{model: pixelcnn}}")
         return {"": Arm("", defaults, Space())}  # so that the trainings' sections are still checked
     return {str(name): _arm(document, name, section, defaults) for name, section in written.items()}
@@ -169,7 +169,7 @@ def _arm(document: Document, name: Any, section: Any, defaults: dict[str, Any]) 
         document.complain(path, message)
     valid = (*SECTIONS, "space")
     if not isinstance(section, dict):
-        document.complain(path, f"saw {section!r}, expected a mapping with keys among: {', '.join(valid)}")
+        document.complain(path, f"saw {shown(section)}, expected a mapping with keys among: {', '.join(valid)}")
         section = {}
     for key in section:
         if key not in valid:
@@ -186,6 +186,6 @@ def _training_sections(document: Document, mapping: Mapping[Any, Any], path: str
     for key, value in list(sections.items()):
         if not isinstance(value, dict):
             names = ", ".join(get_type_hints(get_type_hints(TrainConfig)[key]))
-            document.complain(join(path, key), f"saw {value!r}, expected a mapping with keys among: {names}")
+            document.complain(join(path, key), f"saw {shown(value)}, expected a mapping with keys among: {names}")
             del sections[key]
     return sections

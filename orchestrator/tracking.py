@@ -149,7 +149,7 @@ class Mirror:
         if sent is None:
             sent = self.sent[run.id] = Sent(self._create_child(run), described=False, config_hash=digest)
         metrics = [
-            Metric(key, float(value), int(record["time"] * 1000), record["step"])
+            Metric(key, float(value), int((record.get("time") or 0) * 1000), record["step"])
             for record in run.history[sent.records :]
             for key, value in record.items()
             if key not in ("step", "time") and isinstance(value, (int, float)) and math.isfinite(value)
@@ -373,7 +373,7 @@ class Progress:
         for trial in self.waiting():
             self.note("", last=False)  # while much is sent, how far it is
             run = load_run(self.run, trial)
-            if run is None:
+            if run is None or run.damage is not None:
                 continue
             young = run.state == "running" and time.time() - run.status.get("started", 0.0) < YOUNG_SECONDS
             if last or not young:  # many end at once, and then are sent once

@@ -39,7 +39,6 @@ from orchestrator.runs import (
     RunFolder,
     RunFolderError,
     TrialFolder,
-    read_json,
     trial_id,
     write_bytes,
     write_json,
@@ -103,7 +102,7 @@ def run_trial(
             cause=None,
             causes=assignment.causes,
             message=None,
-            attempts=folder.read_status().get("attempts", 0) + 1,
+            attempts=(folder.read_status().get("attempts") or 0) + 1,
             host=socket.gethostname(),
             node=node,
             pid=os.getpid(),
@@ -178,7 +177,7 @@ def _recorded(
         write_bytes(run.real, encode_png(data.real_picture()))
     log.info("attempt on %s with %s threads, configuration %s", device(), torch.get_num_threads(), assignment.config)
     recorded = {record["step"]: record for record in folder.read_history()}
-    computed = folder.read_status().get("cpu_seconds", 0.0) - time.process_time()  # of earlier attempts too
+    computed = (folder.read_status().get("cpu_seconds") or 0.0) - time.process_time()  # of earlier attempts too
     told = -math.inf  # when the status was last written
     for progress in train(config, folder.path, workers or ALONE):
         record = recorded.get(progress.step) or progress.record()
@@ -209,7 +208,7 @@ def is_evaluation(record: Mapping[str, Any]) -> bool:
 def write_config(folder: TrialFolder, assignment: Assignment, device: str, protocol: dict[str, Any]) -> None:
     """Record what the trial was asked to do, and on what it is done."""
     digest = config_hash(assignment.config)
-    if (read_json(folder.config) or {}).get("provenance", {}).get("config_hash") == digest:
+    if ((folder.read_config() or {}).get("provenance") or {}).get("config_hash") == digest:
         return  # the first attempt's provenance stays
     provenance = {
         "config_hash": digest,
@@ -228,15 +227,15 @@ def check_folder(folder: TrialFolder, assignment: Assignment) -> None:
 
     Where a longer training differs from its start (a schedule in proportion to the steps), the shorter one is removed.
     """
-    recorded = read_json(folder.config)
+    recorded = folder.read_config()
     if recorded is None:
         return
     before, after = settled(recorded["config"]), settled(assignment.config)
     changed = {key for key in {**before, **after} if before.get(key) != after.get(key)}
     if not changed:
         return
-    steps = [config["train"]["steps"] for config in (recorded["config"], assignment.config)]
-    if changed != {"train.steps"} or steps[0] > steps[1]:
+    trained, asked = (recorded["config"].get("train") or {}).get("steps"), assignment.config["train"]["steps"]
+    if changed != {"train.steps"} or trained is None or trained > asked:
         raise RunFolderError(f"{folder.path} holds a trial of another configuration; delete it or rename the sweep")
     from aiqn_core.training import previous_checkpoint, resumable
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.outcome import INTERRUPTED, TRIALS_FAILED, RequestError, plain_errors
+from orchestrator.outcome import INTERRUPTED, TRIALS_FAILED, RequestError, file_to_write, plain_errors
 
 trial_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -81,7 +81,7 @@ def sample(
     with plain_errors():
         from orchestrator import look
 
-        to = to or Path(f"{trial.resolve().name}-samples.png")
+        to = file_to_write(to, f"{trial.resolve().name}-samples.png")
         label = None if class_ is None else look.class_number(trial, class_)
         if same_tau:
             files, steps = look.write_same_tau(trial, to, count=min(count, 8), label=label, seed=seed)
@@ -111,7 +111,7 @@ def inpaint(
     with plain_errors():
         from orchestrator import look
 
-        to = to or Path(f"{trial.resolve().name}-inpainted.png")
+        to = file_to_write(to, f"{trial.resolve().name}-inpainted.png")
         file, made = look.write_completions(trial, to, count=images, completions=completions, mask=mask, seed=seed)
         against = f"; two originals are {made.variety:.1f} apart there" if images > 1 else ""
         print(f"diversity: two completions are {made.diversity:.1f} levels apart for each free sub-pixel{against}")

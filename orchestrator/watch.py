@@ -25,7 +25,8 @@ class Watch:
             signature = _signature(self.run.trial(name))  # before the files are read: what is written later is seen
             if signature != self.seen.get(name) and (found := load_run(self.run, name)) is not None:
                 self.seen[name] = signature
-                yield found
+                if found.damage is None:  # of one that is damaged, whoever looks keeps what he knows
+                    yield found
 
 
 def _signature(folder: TrialFolder) -> Signature:

@@ -124,6 +124,7 @@ def progress(results: Results) -> str:
     """How much of the sweep is done: never silent about trials that are missing."""
     failed = sum(run.state in ("failed", "diverged", "stopped") for run in results.runs)
     lost = f"; {plural(failed, 'trial')} failed, diverged or stopped" if failed else ""
+    lost += f"; {plural(results.damaged, 'trial')} damaged" if results.damaged else ""
     if results.finished and results.done >= results.total:
         return f"finished: {plural(results.done, 'trial')}{lost}"
     return f"unfinished: {results.done:,} of {results.total:,} trials done{lost}"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator import shapes
 from orchestrator.fronts import Costs, fronts
 from orchestrator.objectives import Facts, facts_of
-from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives, read_json
+from orchestrator.runs import DAMAGED, FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives, read_json
 
 STAGES = ("search", "final")
 
@@ -96,6 +97,11 @@ class Results:
         return sum(run.state in FINISHED for run in self.runs)
 
     @property
+    def damaged(self) -> int:
+        """Trials whose files cannot be used."""
+        return sum(run.state == DAMAGED for run in self.runs)
+
+    @property
     def total(self) -> int:
         """Planned trials, or those found where there are more."""
         return sum(max(self.planned(stage), len(self.of(arm, stage))) for arm in self.arms for stage in STAGES)
@@ -104,7 +110,8 @@ class Results:
 def read_results(run_folder: Path | str) -> Results:
     """Everything recorded in a run folder; raises RunFolderError where it cannot be read."""
     runs, folder = load_runs(run_folder), RunFolder(Path(run_folder))
-    results = results_of(folder.read_sweep(), runs, folder.real, read_json(folder.plan), str(folder.sweep_json))
+    plan = read_json(folder.plan, shapes.PLAN)
+    results = results_of(folder.read_sweep(), runs, folder.real, plan, str(folder.sweep_json))
     return replace(results, baselines=folder.read_baselines())
 
 
@@ -112,33 +119,31 @@ def results_of(
     recorded: Mapping[str, Any], runs: list[Run], real: Path, plan: dict[str, Any] | None, where: str
 ) -> Results:
     """Results of a sweep (sweep.json), its runs and its plan; raises RunFolderError where the sweep is damaged."""
-    try:
-        sweep = recorded["sweep"]
-        written, final = objectives(sweep), sweep.get("final") or {"top": 0, "seeds": []}
-        arms = list(sweep["arms"])
-        metrics, others = _metrics(written, facts_of(recorded), runs)
-        return Results(
-            name=recorded["name"],
-            question=recorded.get("question") or "",
-            command=recorded.get("command") or "",
-            created=recorded.get("created"),
-            finished=bool(recorded.get("finished")),
-            arms=arms + sorted({run.arm for run in runs} - set(arms)),
-            metrics=metrics,
-            others=others,
-            objectives=len(written),
-            trials=sweep["search"]["trials"],
-            top=final["top"],
-            seeds=len(final["seeds"]),
-            runs=runs,
-            real=real,
-            data={arm: (base.get("data") or {}).get("name") or "" for arm, base in sweep["arms"].items()},
-            resources=sweep.get("resources") or {},
-            plan=plan or {},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        message = f"{where}: damaged, {error!r} while reading it; start the sweep again to write it anew"
-        raise RunFolderError(message) from error
+    if reason := shapes.wrong(recorded, shapes.SWEEP):
+        raise RunFolderError(f"{where}: damaged, {reason}")
+    sweep = recorded["sweep"]
+    written, final = objectives(sweep), sweep.get("final") or {"top": 0, "seeds": []}
+    arms = list(sweep["arms"])
+    metrics, others = _metrics(written, facts_of(recorded), runs)
+    return Results(
+        name=recorded["name"],
+        question=recorded.get("question") or "",
+        command=recorded.get("command") or "",
+        created=recorded.get("created"),
+        finished=bool(recorded.get("finished")),
+        arms=arms + sorted({run.arm for run in runs} - set(arms)),
+        metrics=metrics,
+        others=others,
+        objectives=len(written),
+        trials=sweep["search"]["trials"],
+        top=final["top"],
+        seeds=len(final["seeds"]),
+        runs=runs,
+        real=real,
+        data={arm: (base.get("data") or {}).get("name") or "" for arm, base in sweep["arms"].items()},
+        resources={key: value for key, value in (sweep.get("resources") or {}).items() if value is not None},
+        plan=plan or {},
+    )
 
 
 def _metrics(

@@ -169,7 +169,8 @@ def by_value(found: Sequence[Outcome], name: str) -> dict[Any, list[float | None
     groups: dict[Any, list[float | None]] = {}
     for outcome in found:
         if name in outcome.run.params:
-            groups.setdefault(outcome.run.params[name], []).append(outcome.value)
+            value = outcome.run.params[name]  # of a choice among lists or mappings too
+            groups.setdefault(str(value) if isinstance(value, list | dict) else value, []).append(outcome.value)
     numbers = all(map(is_number, groups))
     return dict(sorted(groups.items(), key=lambda pair: pair[0] if numbers else str(pair[0])))
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import shapes
 from orchestrator.moved import bring_home
 from orchestrator.runs import TRIAL_ID, Run, RunFolder, RunFolderError, read_json
 from orchestrator.stores import VARIABLE, plain, store_of_run, without_password
@@ -49,9 +50,8 @@ def read_experiment(address: str, uri: str | None, scratch: Path) -> Results:
         for path in ("sweep.json", "plan.json", "real.png", "baselines.json"):
             _download(client, parent.info.run_id, path, scratch)
         recorded = read_json(scratch / "sweep.json") or {}
-        results = results_of(
-            recorded, _read(client, runs), scratch / "real.png", read_json(scratch / "plan.json"), f"{uri}, {name}"
-        )
+        plan = read_json(scratch / "plan.json", shapes.PLAN)
+        results = results_of(recorded, _read(client, runs), scratch / "real.png", plan, f"{uri}, {name}")
         results = replace(results, baselines=RunFolder(scratch).read_baselines())
         return _with_samples(client, results, {run.data.tags["trial"]: run.info.run_id for run in runs}, scratch)
     except MlflowException as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.runs import FINISHED, Run
+from orchestrator.runs import DAMAGED, FINISHED, Run
 from reports.results import (
     STAGES,
     Results,
@@ -53,7 +53,7 @@ def counts(results: Results) -> Table:
                         "arm": arm,
                         "stage": stage,
                         "planned": planned,
-                        **{s: states[s] for s in (*FINISHED, "running")},
+                        **{s: states[s] for s in (*FINISHED, "running", *([DAMAGED] if results.damaged else ()))},
                         "waiting": waiting,
                     }
                 )
@@ -155,7 +155,7 @@ def plan_and_actual(results: Results) -> Table:
         rows.append(("all trials: time", "seconds", planned, actual))
         pair = (device_hours(results, planned), device_hours(results, actual))
         rows.append((f"all trials: {results.hours_unit}", "hours", *pair))
-        computed = [run.status["cpu_seconds"] for run in results.runs if "cpu_seconds" in run.status]
+        computed = [seconds for run in results.runs if (seconds := run.status.get("cpu_seconds")) is not None]
         if computed and results.resources.get("cpu") == 1 and not results.resources.get("gpu"):
             rows.append(("all trials: time on the CPU", "seconds", planned, sum(computed)))
         rows.append(("wall clock", "seconds", results.plan.get("wall_seconds"), wall_seconds(results)))
@@ -196,16 +196,16 @@ def _ratio(value: float | None) -> str:
 
 def occupied_seconds(run: Run) -> float:
     """How long a trial held its worker; for one with several attempts, its training and evaluation."""
-    begin, end = run.status.get("started"), run.status.get("updated")
-    if run.status.get("attempts") != 1 or begin is None or end is None:
+    if run.status.get("attempts") != 1 or run.span is None:
         return active_seconds(run)
+    begin, end = run.span
     return float(max(active_seconds(run), end - begin))
 
 
 def wall_seconds(results: Results) -> float | None:
     """From the first start of a trial to the last end."""
-    starts = [run.status["started"] for run in results.runs if "started" in run.status]
-    ends = [run.status["updated"] for run in results.runs if run.state in FINISHED and "updated" in run.status]
+    starts = [run.span[0] for run in results.runs if run.span]
+    ends = [run.span[1] for run in results.runs if run.state in FINISHED and run.span]
     return float(max(ends) - min(starts)) if starts and ends else None
 
 

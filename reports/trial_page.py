@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
+from orchestrator import shapes
 from orchestrator.runs import Run, TrialFolder, read_json, write_bytes
 from reports.figures import color
 from reports.pictures import Picture, evenly, picture
@@ -119,7 +120,7 @@ def sample_grid(run: Run, step: int) -> Picture | None:
 
 def mlflow_address(run: Run) -> str | None:
     """Where MLflow shows the trial, if it was sent there; of a store without a server, while `aiqn ui` runs."""
-    mirror = read_json(run.folder.parent.parent / "mirror.json") or {}
+    mirror = read_json(run.folder.parent.parent / "mirror.json", shapes.MIRROR) or {}
     sent, uri = (mirror.get("runs") or {}).get(run.id), str(mirror.get("uri") or "")
     if not sent:
         return None

@@ -5,11 +5,14 @@ import pytest
 from orchestrator.control import ask_to_stop, take_requests
 from orchestrator.runs import FORMAT, RunFolder, RunFolderError, write_json
 
+SEARCH = {"trials": 9, "objective": {"metric": "fd_lite0", "direction": "minimize"}}
+SWEEP = {"arms": {"cnn": {}}, "search": SEARCH, "final": None}
+
 
 @pytest.fixture
 def run(tmp_path, record_trial):
     folder = RunFolder(tmp_path / "study")
-    write_json(folder.sweep_json, {"format": FORMAT, "name": "study", "finished": False, "sweep": {}})
+    write_json(folder.sweep_json, {"format": FORMAT, "name": "study", "finished": False, "sweep": SWEEP})
     record_trial(folder, "cnn-search-0")
     record_trial(folder, "cnn-search-7", state="running")
     return folder

@@ -30,8 +30,8 @@ def png(size, value):
 @pytest.fixture
 def run(tmp_path, record_trial):
     folder = RunFolder(tmp_path / "study")
-    search = {"objective": {"metric": "fd_lite0", "direction": "minimize"}}
-    sweep = {"search": search, "tracking": {"uri": None}}
+    search = {"trials": 9, "objective": {"metric": "fd_lite0", "direction": "minimize"}}
+    sweep = {"arms": {"pixelcnn": {}, "pixeliqn": {}}, "search": search, "final": None, "tracking": {"uri": None}}
     head = {"format": FORMAT, "id": "0123", "name": "study", "created": 900.0, "finished": False}
     write_json(folder.sweep_json, {**head, "sweep": sweep})
     folder.sweep_yaml.write_text("name: study\n")

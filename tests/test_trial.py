@@ -183,7 +183,8 @@ def test_a_trial_keeps_to_its_share_of_a_gpu(run, monkeypatch):
 def written_by_an_earlier_version(folder, task):
     """The recorded configuration without a setting that the version of then did not know."""
     config = {**task.config, "evaluate": {k: v for k, v in task.config["evaluate"].items() if k != "keep_weights"}}
-    write_json(folder.config, {"config": config})
+    recorded = {"format": 1, "params": task.params, "seed": task.seed, "source": None, "provenance": {}}
+    write_json(folder.config, {**recorded, "config": config})
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 1000), (1000, 1007)])  # 1000 steps are the default
