@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.causes import policy
-from orchestrator.jobs import state_line
 from orchestrator.runs import Run, RunFolder, load_runs, objectives, read_json
+from orchestrator.submit.targets import state_line
 
 TROUBLED = ("failed", "diverged", "stopped")
 SHOWN = 3  # trials of each cause that are named with their logs

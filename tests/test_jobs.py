@@ -12,9 +12,11 @@ import requests
 import yaml
 from sweep_files import SMALL
 
-from orchestrator import jobs, kuberay, preflight, slurm
-from orchestrator.jobs import Job, JobError, render
+from orchestrator import preflight
 from orchestrator.runs import RunFolder, write_json
+from orchestrator.submit import kuberay, ray_jobs, slurm, targets
+from orchestrator.submit.job import Job, JobError
+from orchestrator.submit.targets import render
 
 CLUSTER = """
 cluster:
@@ -181,17 +183,17 @@ def test_submitting_twice_queues_once_and_stop_takes_it_back(load, tmp_path, com
     put, called = commands
     job, said = Job(load(SMALL), tmp_path / "runs"), []
     put(sbatch="echo '17;cluster'", squeue="echo 'PENDING Resources'", scancel="true")
-    assert jobs.submit(job, "slurm", said.append) == 0
-    assert jobs.submit(job, "slurm", said.append) == 0
+    assert targets.submit(job, "slurm", said.append) == 0
+    assert targets.submit(job, "slurm", said.append) == 0
     assert said[0].startswith("submitted small as Slurm job 17; its log is")
     assert said[-1] == "small is in the queue already: job 17, PENDING Resources"
     assert (job.run.path / "slurm.sh").read_text() == render(job, "slurm")
-    assert jobs.state_line(job.run) == "submitted to slurm as 17: PENDING Resources"
-    assert jobs.cancel(job.run) == "cancelled Slurm job 17"
+    assert targets.state_line(job.run) == "submitted to slurm as 17: PENDING Resources"
+    assert targets.cancel(job.run) == "cancelled Slurm job 17"
     assert [line.split()[0] for line in called()] == ["sbatch", "squeue", "squeue", "squeue", "scancel"]
     put(squeue="true")  # it has left the queue: submitting continues the sweep
-    assert jobs.cancel(job.run) is None
-    assert jobs.submit(job, "slurm", said.append) == 0
+    assert targets.cancel(job.run) is None
+    assert targets.submit(job, "slurm", said.append) == 0
     assert called()[-1].startswith("sbatch")
 
 
@@ -201,22 +203,22 @@ def test_what_slurm_refuses_and_what_makes_no_sense_is_told(load, tmp_path, comm
     with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path / "nothing"))
         with pytest.raises(JobError, match="sbatch: no such command on this machine; submit where it is"):
-            jobs.submit(job, "slurm", print)
+            targets.submit(job, "slurm", print)
     put(sbatch="echo 'sbatch: error: invalid partition' >&2; exit 1")
     with pytest.raises(JobError, match="said: sbatch: error: invalid partition"):
-        jobs.submit(job, "slurm", print)
+        targets.submit(job, "slurm", print)
     short = Job(load(SMALL + "cluster: {hours: 0.1}\n"), tmp_path / "runs")
     with pytest.raises(
         JobError, match=r"cluster.hours: saw 0.1, expected more than cluster.slurm.notice_seconds = 600"
     ):
-        jobs.submit(short, "slurm", print)
+        targets.submit(short, "slurm", print)
 
 
 # ---- Ray -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_request_to_ray(job, monkeypatch):
-    monkeypatch.setattr(jobs, "git_state", lambda: {"commit": "f00", "dirty": True})
+    monkeypatch.setattr(ray_jobs, "git_state", lambda: {"commit": "f00", "dirty": True})
     assert yaml.safe_load(render(job, "ray")) == {
         "address": "http://head:8265",
         "submission_id": "small",
@@ -234,8 +236,8 @@ def test_the_request_to_ray(job, monkeypatch):
 
 
 def test_what_is_shipped_is_the_code_and_the_sweep_file_and_runs(job, monkeypatch):
-    with jobs.shipment(job) as folder:
-        assert sorted(path.name for path in folder.iterdir()) == sorted([*jobs.SHIPPED, "sweep.yaml"])
+    with ray_jobs.shipment(job) as folder:
+        assert sorted(path.name for path in folder.iterdir()) == sorted([*ray_jobs.SHIPPED, "sweep.yaml"])
         assert (folder / "sweep.yaml").read_text() == job.sweep.text
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         assert size < 4e6
@@ -265,16 +267,16 @@ class FakeJobs:
 
 
 def test_logs_are_followed_line_by_line_and_the_exit_code_passed_on(monkeypatch):
-    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0.0)
     said = []
     steps = [("PENDING", None, ""), ("RUNNING", None, "one\ntw"), ("RUNNING", None, "one\ntwo\nth")]
-    details = jobs.follow(FakeJobs(*steps, ("FAILED", 1, "one\ntwo\nthree")), "small", said.append)
+    details = ray_jobs.follow(FakeJobs(*steps, ("FAILED", 1, "one\ntwo\nthree")), "small", said.append)
     assert said == ["one", "two", "three"]
-    assert jobs.exit_code(details) == 1
+    assert ray_jobs.exit_code(details) == 1
     for status, code, expected in (("SUCCEEDED", 0, 0), ("STOPPED", None, 3), ("FAILED", 2, 2)):
-        assert jobs.exit_code(jobs.follow(FakeJobs((status, code, "")), "small", said.append)) == expected
+        assert ray_jobs.exit_code(ray_jobs.follow(FakeJobs((status, code, "")), "small", said.append)) == expected
     with pytest.raises(JobError, match="before the sweep began: no such image"):
-        jobs.exit_code(jobs.follow(FakeJobs(("FAILED", None, "")), "small", said.append))
+        ray_jobs.exit_code(ray_jobs.follow(FakeJobs(("FAILED", None, "")), "small", said.append))
 
 
 def test_a_cluster_that_goes_away_while_it_is_followed_is_a_plain_error():
@@ -284,16 +286,16 @@ def test_a_cluster_that_goes_away_while_it_is_followed_is_a_plain_error():
     cluster = FakeJobs()
     cluster.get_job_info = gone
     with pytest.raises(JobError, match=r"lost the Ray cluster while following small \(ConnectionError\): submit again"):
-        jobs.follow(cluster, "small", print)
+        ray_jobs.follow(cluster, "small", print)
 
 
 def test_no_job_api_is_a_plain_error_and_a_status(load, tmp_path):
     job = Job(load(SMALL + 'cluster: {ray: {address: "http://127.0.0.1:1"}}\n'), tmp_path)
     with pytest.raises(JobError, match=r"no Ray Job API answers at http://127\.0\.0\.1:1"):
-        jobs.submit(job, "ray", print)
+        targets.submit(job, "ray", print)
     write_json(job.run.submission, {"to": "ray", "id": "small", "address": "http://127.0.0.1:1"})
-    assert "unknown (cluster.ray.address: no Ray Job API answers" in jobs.state_line(job.run)
-    assert jobs.state_line(RunFolder(tmp_path / "other")) is None
+    assert "unknown (cluster.ray.address: no Ray Job API answers" in targets.state_line(job.run)
+    assert targets.state_line(RunFolder(tmp_path / "other")) is None
 
 
 # ---- KubeRay ---------------------------------------------------------------------------------------------------------
@@ -325,5 +327,5 @@ def test_a_finished_rayjob_is_replaced_and_a_running_one_left(job, commands):
     ):
         before = len(called())
         put(kubectl=f'[ "$1" = get ] && echo "{status}"; true')
-        assert jobs.submit(job, "kuberay", lambda line: None) == 0
+        assert targets.submit(job, "kuberay", lambda line: None) == 0
         assert [line.split()[1] for line in called()[before:]] == verbs

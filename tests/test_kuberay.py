@@ -15,8 +15,9 @@ import yaml
 from sweep_files import SMALL
 
 from orchestrator.control import STOPPED
-from orchestrator.jobs import Job, render
-from orchestrator.kuberay import entrypoint
+from orchestrator.submit.job import Job
+from orchestrator.submit.kuberay import entrypoint
+from orchestrator.submit.targets import render
 
 TEXTS = {str: str}  # additionalProperties: {type: string}
 CONTAINER = {

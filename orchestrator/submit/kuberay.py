@@ -9,14 +9,14 @@ from typing import Any
 import yaml
 
 from orchestrator.control import STOPPED
-from orchestrator.jobs import FILE, Job, JobError, call
+from orchestrator.submit.job import FILE, Job, JobError, call
 
 LONGEST_NAME = 47  # of a RayJob: KubeRay appends to it
 FOLDER = "/etc/aiqn"  # where the sweep file is in the head's pod
 FINISHED = ("Complete", "Failed")
 
 
-def manifest(job: Job) -> str:
+def render(job: Job) -> str:
     """The YAML for `kubectl apply`; raises JobError where the image, the volume or the size of a node is missing."""
     return yaml.safe_dump_all([config_map(job), ray_job(job)], sort_keys=False)
 
@@ -135,7 +135,7 @@ def check(job: Job) -> None:
 
 def submit(job: Job, say: Callable[[str], None]) -> int:
     """Apply the manifest; a RayJob that has finished is replaced, one that runs is left as it is."""
-    text, own = manifest(job), ["--namespace", job.sweep.cluster.kuberay.namespace]
+    text, own = render(job), ["--namespace", job.sweep.cluster.kuberay.namespace]
     path = "jsonpath={.status.jobDeploymentStatus}"
     known = call(["kubectl", "get", "rayjob", name(job), *own, "--ignore-not-found", "--output", path])
     if known in FINISHED:
@@ -145,3 +145,13 @@ def submit(job: Job, say: Callable[[str], None]) -> int:
     say(f"look: kubectl get rayjob {name(job)} {' '.join(own)}; {inside} status {job.run.path}")
     say(f"stop: {inside} stop {job.run.path}")
     return 0
+
+
+def state(known: dict[str, Any]) -> str:
+    """Where the state of a job can be seen: it is not asked for, as `kubectl` may point at another cluster by now."""
+    return f"see kubectl get rayjob {known['id']}"
+
+
+def cancel(known: dict[str, Any]) -> str | None:
+    """Nothing: a RayJob is stopped by its driver."""
+    return None

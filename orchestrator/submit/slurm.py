@@ -5,9 +5,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
-from orchestrator.jobs import Job, JobError, call, remember, remembered
 from orchestrator.runs import write_bytes
+from orchestrator.submit.job import Job, JobError, call, remember, remembered
 
 LAST_SECONDS = 30  # before the time limit, in which the job must be back in the queue
 
@@ -66,7 +67,7 @@ exit $code
 """
 
 
-def script(job: Job) -> str:
+def render(job: Job) -> str:
     """The sbatch script of a sweep."""
     cluster, slurm, logs = job.sweep.cluster, job.sweep.cluster.slurm, job.run.path / "slurm"
     options = {
@@ -102,14 +103,14 @@ def script(job: Job) -> str:
 
 def submit(job: Job, say: Callable[[str], None]) -> int:
     """Hand the script to sbatch, unless the job is in the queue already."""
-    text, cluster = script(job), job.sweep.cluster
+    text, cluster = render(job), job.sweep.cluster
     if cluster.hours is not None and 3600 * cluster.hours <= cluster.slurm.notice_seconds:
         raise JobError(
             f"cluster.hours: saw {cluster.hours:g}, expected more than cluster.slurm.notice_seconds ="
             f" {cluster.slurm.notice_seconds}: nothing would be trained before the notice"
         )
     known = remembered(job.run, "slurm")
-    if known is not None and (now := state(known)):
+    if known is not None and (now := queued(known)):
         say(f"{job.sweep.name} is in the queue already: job {known}, {now}")
         return 0
     path = job.run.path / "slurm.sh"
@@ -121,7 +122,12 @@ def submit(job: Job, say: Callable[[str], None]) -> int:
     return 0
 
 
-def state(number: str) -> str | None:
+def state(known: dict[str, Any]) -> str:
+    """What Slurm says of a job that was submitted."""
+    return queued(known["id"]) or "no longer in the queue"
+
+
+def queued(number: str) -> str | None:
     """What Slurm says of a job that is in its queue; None where it is not."""
     try:
         result = subprocess.run(
@@ -132,9 +138,10 @@ def state(number: str) -> str | None:
     return result.stdout.strip() or None
 
 
-def cancel(number: str) -> str | None:
-    """Take a job out of the queue."""
-    if state(number) is None:
+def cancel(known: dict[str, Any]) -> str | None:
+    """Take a job out of the queue; says what was done, None for nothing."""
+    number = known["id"]
+    if queued(number) is None:
         return None
     call(["scancel", number])
     return f"cancelled Slurm job {number}"
