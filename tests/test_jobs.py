@@ -1,10 +1,13 @@
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -310,22 +313,69 @@ def test_kuberay_says_all_that_is_missing(load):
     ]
 
 
+def named(load, name, runs="/shared/runs"):
+    return Job(load(SMALL.replace("name: small", f'name: "{name}"') + CLUSTER), Path(runs))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("CIFAR10_paper.v2", "aiqn-cifar10-paper-v2"), ("9", "aiqn-9"), ("x" * 60, "aiqn-" + "x" * 42)],
+    [
+        ("small", "aiqn-small"),
+        ("9", "aiqn-9"),
+        ("x" * 42, "aiqn-" + "x" * 42),
+        ("CIFAR10_paper.v2", "aiqn-cifar10-paper-v2-????????"),
+        ("x" * 60, "aiqn-" + "x" * 33 + "-????????"),
+        ("x-" * 30, "aiqn-" + "x-" * 16 + "x-????????"),
+    ],
 )
 def test_names_fit_kubernetes(load, name, expected):
-    assert kuberay.name(Job(load(SMALL.replace("name: small", f'name: "{name}"')), Path("/"))) == expected
+    made = kuberay.name(named(load, name))
+    assert fnmatchcase(made, expected)
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", made)
+    assert len(made) <= 47
 
 
-def test_a_finished_rayjob_is_replaced_and_a_running_one_left(job, commands):
-    put, called = commands
-    for status, verbs in (
-        ("Running", ["get", "apply"]),
+def test_sweeps_of_different_names_have_different_rayjobs(load):
+    names = ["other_study", "other-study", "other.study", "Other-Study", "other-study-", "x" * 43, "x" * 44, "x" * 42]
+    names += ["x" * 42 + "-a", "x" * 42 + "-b", "x" * 41 + "-a"]
+    assert len({kuberay.name(named(load, name)) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("status", "verbs"),
+    [
+        (None, ["get", "apply"]),
+        ("Complete", ["get", "delete", "apply"]),
         ("Failed", ["get", "delete", "apply"]),
-        ("", ["get", "apply"]),
-    ):
-        before = len(called())
-        put(kubectl=f'[ "$1" = get ] && echo "{status}"; true')
-        assert targets.submit(job, "kuberay", lambda line: None) == 0
-        assert [line.split()[1] for line in called()[before:]] == verbs
+        ("ValidationFailed", ["get", "delete", "apply"]),
+        ("Running", ["get"]),
+        ("Suspended", ["get"]),  # it waits in Kueue's queue
+        ("Retrying", ["get"]),
+        ("", ["get"]),  # KubeRay has not seen it yet
+    ],
+)
+def test_a_finished_rayjob_is_replaced_and_any_other_left_as_it_is(load, commands, status, verbs):
+    put, called = commands
+    job, said = named(load, "other_study"), []
+    found = {"metadata": {"annotations": {"aiqn/run": "/shared/runs/other_study"}}}
+    found |= {"status": {"jobDeploymentStatus": status}} if status else {}
+    answer = "" if status is None else json.dumps(found)
+    put(kubectl=f"[ \"$1\" = get ] && echo '{answer}'; true")
+    assert targets.submit(job, "kuberay", said.append) == 0
+    assert [line.split()[1] for line in called()] == verbs
+    if verbs == ["get"]:
+        expected = f"other_study is there already: RayJob {kuberay.name(job)}, {status or 'not yet started'}; nothing"
+        assert said == [f"{expected} was changed"]
+
+
+def test_a_rayjob_of_another_run_folder_is_never_touched(load, commands):
+    put, called = commands
+    for status in ("Running", "Complete"):
+        found = {
+            "metadata": {"annotations": {"aiqn/run": "/shared/theirs/other_study"}},
+            "status": {"jobDeploymentStatus": status},
+        }
+        put(kubectl=f"[ \"$1\" = get ] && echo '{json.dumps(found)}'; true")
+        with pytest.raises(JobError, match=r"belongs to /shared/theirs/other_study, and not to /shared/runs/other_st"):
+            targets.submit(named(load, "other_study"), "kuberay", print)
+    assert {line.split()[1] for line in called()} == {"get"}

@@ -1,5 +1,8 @@
 """Kubernetes with KubeRay: the sweep file as a ConfigMap and the sweep as a RayJob, whose retries continue it."""
 
+import hashlib
+import json
+import math
 import re
 import shlex
 from collections.abc import Callable
@@ -8,12 +11,16 @@ from typing import Any
 
 import yaml
 
+from orchestrator.clusters import AUTOSCALING, Toleration
 from orchestrator.control import STOPPED
 from orchestrator.submit.job import FILE, Job, JobError, call
 
 LONGEST_NAME = 47  # of a RayJob: KubeRay appends to it
+HASH_LENGTH = 8
 FOLDER = "/etc/aiqn"  # where the sweep file is in the head's pod
-FINISHED = ("Complete", "Failed")
+FINISHED = ("Complete", "Failed", "ValidationFailed")
+RUN = "aiqn/run"  # the annotation that says whose RayJob it is
+KUEUE = "kueue.x-k8s.io/"  # its labels belong to the RayJob alone: a pod with a queue of its own would wait once more
 
 
 def render(job: Job) -> str:
@@ -22,7 +29,7 @@ def render(job: Job) -> str:
 
 
 def config_map(job: Job) -> dict[str, Any]:
-    metadata = {"name": f"{name(job)}-sweep", "namespace": job.sweep.cluster.kuberay.namespace}
+    metadata = {**described(job), "name": f"{name(job)}-sweep"}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {FILE: job.sweep.text}}
 
 
@@ -30,18 +37,21 @@ def ray_job(job: Job) -> dict[str, Any]:
     """The RayJob (ray.io/v1): its fields are those of KubeRay's definition, see tests/test_kuberay.py."""
     settings = job.sweep.cluster.kuberay
     check(job)
+    deadline = settings.deadline_hours
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": {"name": name(job), "namespace": settings.namespace, "labels": {"app": "aiqn"}},
+        "metadata": described(job),
         "spec": {
             "entrypoint": entrypoint(job),
             "submissionMode": "HTTPMode",  # no pod of its own that could be evicted while the sweep runs
             "backoffLimit": settings.retries,
+            **({} if deadline is None else {"activeDeadlineSeconds": math.ceil(3600 * deadline)}),
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 300,
             "rayClusterSpec": {
                 "rayVersion": version("ray"),
+                **({"enableInTreeAutoscaling": True} if autoscaled(job) else {}),
                 "headGroupSpec": {
                     # The driver's place: it trains nothing, so that no trial takes its memory.
                     "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
@@ -50,6 +60,17 @@ def ray_job(job: Job) -> dict[str, Any]:
                 "workerGroupSpecs": [workers(job)],
             },
         },
+    }
+
+
+def described(job: Job) -> dict[str, Any]:
+    """The metadata of all that is submitted: name, labels, and the run folder, by which two sweeps are told apart."""
+    settings = job.sweep.cluster.kuberay
+    return {
+        "name": name(job),
+        "namespace": settings.namespace,
+        "labels": {"app": "aiqn", **settings.labels},
+        "annotations": {RUN: str(job.run.path)},
     }
 
 
@@ -74,22 +95,55 @@ def head(job: Job) -> dict[str, Any]:
         {"containerPort": 8265, "name": "dashboard"},
         {"containerPort": 10001, "name": "client"},
     ]
+    container["env"] += [{"name": AUTOSCALING, "value": "1"}] if autoscaled(job) else []
     container["volumeMounts"].append({"name": "sweep", "mountPath": FOLDER, "readOnly": True})
     sweep = {"name": "sweep", "configMap": {"name": f"{name(job)}-sweep"}}
-    return {"spec": {"containers": [container], "volumes": [shared(job), sweep]}}
+    return pod(job, container, [shared(job), sweep], settings.node_selector)
 
 
 def workers(job: Job) -> dict[str, Any]:
-    cluster = job.sweep.cluster
+    cluster, settings = job.sweep.cluster, job.sweep.cluster.kuberay
     container = pod_container(job, "ray-worker", cluster.cpus or 1, cluster.memory_gib, cluster.gpus)
+    fewest, most = worker_range(job)
     return {
         "groupName": "workers",
         "replicas": cluster.nodes,
-        "minReplicas": cluster.nodes,
-        "maxReplicas": cluster.nodes,
+        "minReplicas": fewest,
+        "maxReplicas": most,
         "rayStartParams": {},
-        "template": {"spec": {"containers": [container], "volumes": [shared(job)]}},
+        "template": pod(job, container, [shared(job)], {**settings.node_selector, **settings.worker_node_selector}),
     }
+
+
+def worker_range(job: Job) -> tuple[int, int]:
+    """The fewest and the most workers there may be."""
+    settings, nodes = job.sweep.cluster.kuberay, job.sweep.cluster.nodes
+    return settings.min_workers or nodes, settings.max_workers or nodes
+
+
+def autoscaled(job: Job) -> bool:
+    """Whether the number of workers follows the sweep's need."""
+    fewest, most = worker_range(job)
+    return fewest < most
+
+
+def pod(job: Job, container: dict[str, Any], volumes: list[Any], node_selector: dict[str, str]) -> dict[str, Any]:
+    """The template of a pod with one container, and where it may be placed."""
+    settings = job.sweep.cluster.kuberay
+    labels = {key: value for key, value in settings.labels.items() if not key.startswith(KUEUE)}
+    optional = {
+        "nodeSelector": dict(node_selector),
+        "tolerations": [toleration(wanted) for wanted in settings.tolerations],
+        "serviceAccountName": settings.service_account,
+        "imagePullSecrets": [{"name": secret} for secret in settings.image_pull_secrets],
+    }
+    spec = {"containers": [container], "volumes": volumes, **{key: value for key, value in optional.items() if value}}
+    return {"metadata": {"labels": {"app": "aiqn", **labels}}, "spec": spec}
+
+
+def toleration(wanted: Toleration) -> dict[str, str]:
+    operator = wanted.operator or ("Exists" if wanted.value is None else "Equal")
+    return {**wanted.model_dump(exclude_none=True), "operator": operator}
 
 
 def pod_container(job: Job, role: str, cpus: int, memory_gib: float | None, gpus: int) -> dict[str, Any]:
@@ -98,10 +152,15 @@ def pod_container(job: Job, role: str, cpus: int, memory_gib: float | None, gpus
     amounts = {"cpu": str(cpus)}
     amounts |= {} if memory_gib is None else {"memory": f"{round(1024 * memory_gib)}Mi"}
     amounts |= {"nvidia.com/gpu": str(gpus)} if gpus else {}
+    plain = {key: value for key, value in job.environment.items() if key not in settings.secrets}
+    secret = {key: {"secretKeyRef": entry.model_dump()} for key, entry in settings.secrets.items()}
     return {
         "name": role,
         "image": settings.image,
-        "env": [{"name": key, "value": value} for key, value in job.environment.items()],
+        "env": [
+            *({"name": key, "value": value} for key, value in plain.items()),
+            *({"name": key, "valueFrom": source} for key, source in secret.items()),
+        ],
         "resources": {"requests": amounts, "limits": dict(amounts)},
         "volumeMounts": [{"name": "shared", "mountPath": settings.mount}],
     }
@@ -113,9 +172,16 @@ def shared(job: Job) -> dict[str, Any]:
 
 
 def name(job: Job) -> str:
-    """The sweep's name as Kubernetes wants it: lower case letters, digits and "-", starting with a letter."""
-    plain = re.sub(r"[^a-z0-9]+", "-", job.sweep.name.lower()).strip("-")
-    return f"aiqn-{plain}"[:LONGEST_NAME].rstrip("-")
+    """The sweep's name as Kubernetes wants it: lower case letters, digits and "-", starting with a letter.
+
+    Where that is not the whole name as it is written, a hash of the whole name tells it from others that become alike.
+    """
+    written = job.sweep.name
+    plain = re.sub(r"[^a-z0-9]+", "-", written.lower()).strip("-")
+    if f"aiqn-{plain}" == f"aiqn-{written}"[:LONGEST_NAME]:
+        return f"aiqn-{plain}"
+    digest = hashlib.sha256(written.encode()).hexdigest()[:HASH_LENGTH]
+    return f"aiqn-{plain}"[: LONGEST_NAME - HASH_LENGTH - 1].rstrip("-") + f"-{digest}"
 
 
 def check(job: Job) -> None:
@@ -129,19 +195,38 @@ def check(job: Job) -> None:
     missing = [f"{key}: missing, expected {what}" for key, (value, what) in wanted.items() if value is None]
     if not job.runs.is_relative_to(settings.mount):
         missing.append(f"--runs: saw {job.runs}, expected a folder in cluster.kuberay.mount = {settings.mount}")
+    fewest, most = worker_range(job)
+    if not fewest <= cluster.nodes <= most:
+        missing.append(
+            f"cluster.nodes: saw {cluster.nodes}, expected a number from cluster.kuberay.min_workers = {fewest}"
+            f" to max_workers = {most}: so many workers there are at the start"
+        )
     if missing:
         raise JobError("\n".join(missing))
 
 
 def submit(job: Job, say: Callable[[str], None]) -> int:
-    """Apply the manifest; a RayJob that has finished is replaced, one that runs is left as it is."""
+    """Apply the manifest; a RayJob that has finished is replaced, one that waits or runs is left as it is.
+
+    Raises JobError where the name belongs to another run folder's RayJob.
+    """
     text, own = render(job), ["--namespace", job.sweep.cluster.kuberay.namespace]
-    path = "jsonpath={.status.jobDeploymentStatus}"
-    known = call(["kubectl", "get", "rayjob", name(job), *own, "--ignore-not-found", "--output", path])
-    if known in FINISHED:
+    found = call(["kubectl", "get", "rayjob", name(job), *own, "--ignore-not-found", "--output", "json"])
+    known = json.loads(found) if found else None
+    inside = f"kubectl exec {' '.join(own)} <head pod> -- python -m orchestrator.cli"
+    if known is not None:
+        run = known["metadata"].get("annotations", {}).get(RUN)
+        if run not in (None, str(job.run.path)):
+            raise JobError(
+                f"the RayJob {name(job)} in the namespace {job.sweep.cluster.kuberay.namespace} belongs to {run},"
+                f" and not to {job.run.path}: give one of the sweeps another name"
+            )
+        status = known.get("status", {}).get("jobDeploymentStatus") or "not yet started"
+        if status not in FINISHED:
+            say(f"{job.sweep.name} is there already: RayJob {name(job)}, {status}; nothing was changed")
+            return 0
         call(["kubectl", "delete", "rayjob", name(job), *own, "--wait"])
     say(call(["kubectl", "apply", "--filename", "-"], text))
-    inside = f"kubectl exec {' '.join(own)} <head pod> -- python -m orchestrator.cli"
     say(f"look: kubectl get rayjob {name(job)} {' '.join(own)}; {inside} status {job.run.path}")
     say(f"stop: {inside} stop {job.run.path}")
     return 0
