@@ -3,8 +3,9 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from orchestrator import sbatch_options
 from orchestrator.section import Count, PositiveNumber, Section, Words
 
 VariableName = Annotated[str, Words(r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and '_'")]
@@ -13,14 +14,30 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:/@+=-]+$")]  # goes into a 
 AUTOSCALING = "AIQN_AUTOSCALING"  # the variable that is set where Ray's autoscaler listens to the driver
 
 
+Option = Annotated[str, AfterValidator(sbatch_options.check)]
+Line = Annotated[str, Words(r"[^\x00-\x1f\x7f]+", "one line of text", 4096)]
+
+
+class SmallJobs(Section):
+    """Many allocations of one node each, in place of one of `cluster.nodes`; each joins and leaves by itself."""
+
+    max: Annotated[int, Field(ge=1, le=1000)] = 16  # at once
+    gpus: Annotated[int, Field(ge=0)] = 1  # of each
+    hours: PositiveNumber = 4.0  # of each; then it goes back into the queue
+
+
 class Slurm(Section):
     """What `aiqn submit --to slurm` asks for besides nodes; `options` are further words for sbatch."""
 
     partition: Word | None = None
     account: Word | None = None
+    gpu_type: Word | None = None  # as Slurm calls it: a100
     notice_seconds: Annotated[int, Field(ge=60)] = 600  # how long before the time limit the sweep is told to stop
-    options: Annotated[tuple[Word, ...], Field(strict=False)] = ()
+    options: Annotated[tuple[Option, ...], Field(strict=False)] = ()
     setup: Annotated[tuple[str, ...], Field(strict=False)] = ()  # shell lines that come first, as `module load`
+    python: Line | None = None  # a path, or a name that `setup` puts on the PATH; None: that of the submission
+    container: Line | None = None  # an image that apptainer runs all in, with this version of AIQN Sweeps installed
+    jobs: SmallJobs | None = None
 
 
 class RayJobs(Section):

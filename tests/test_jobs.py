@@ -17,7 +17,7 @@ from sweep_files import SMALL
 
 from orchestrator import preflight
 from orchestrator.runs import RunFolder, write_json
-from orchestrator.submit import kuberay, ray_jobs, slurm, targets
+from orchestrator.submit import kuberay, ray_jobs, slurm_script, targets
 from orchestrator.submit.job import Job, JobError
 from orchestrator.submit.targets import render
 
@@ -67,15 +67,15 @@ def test_the_header_of_the_sbatch_script(job):
         "#SBATCH --job-name=aiqn-small",
         "#SBATCH --partition=gpu",
         "#SBATCH --account=lab",
-        "#SBATCH --nodes=5",
         "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --mem=11776M",
+        "#SBATCH --signal=B:USR1@300",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --nodes=5",
         "#SBATCH --cpus-per-task=7",
         "#SBATCH --gpus-per-node=3",
-        "#SBATCH --mem=11776M",
         "#SBATCH --time=08:15:00",
-        "#SBATCH --signal=B:USR1@300",
         "#SBATCH --output=/shared/runs/small/slurm.log",
-        "#SBATCH --open-mode=append",
         "#SBATCH --requeue",
         "#SBATCH --no-kill",
         "#SBATCH --constraint=a100",
@@ -129,7 +129,7 @@ def slurm_job(load, tmp_path, monkeypatch):
         for path in (fake, scontrol):
             path.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(fake))
-        monkeypatch.setattr(slurm, "LAST_SECONDS", 0)
+        monkeypatch.setattr(slurm_script, "LAST_SECONDS", 0)
         job = Job(load(SMALL), tmp_path / "runs")
         job.run.path.mkdir(parents=True)
         script = tmp_path / "job.sh"

@@ -1,125 +1,90 @@
-"""Slurm: an sbatch script that starts Ray on its nodes, runs the sweep, and requeues itself before its time is over."""
+"""Slurm: the script of a sweep is handed to sbatch, looked for in the queue, and taken back."""
 
-import math
-import shlex
 import subprocess
-import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from orchestrator.runs import write_bytes
 from orchestrator.submit.job import Job, JobError, call, remember, remembered
+from orchestrator.submit.slurm_script import render
 
-LAST_SECONDS = 30  # before the time limit, in which the job must be back in the queue
-
-BODY = """
-set -u
-ray=({python} -m ray.scripts.scripts)
-port=$((20000 + SLURM_JOB_ID % 20000))  # nodes may be shared: no two jobs of ours on one port
-scratch=/tmp/aiqn-$SLURM_JOB_ID
-requeue= sweep=
-# Whoever shares these nodes must not be able to run code in our Ray.
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
-
-# {notice} s before the time limit: finish the evaluations in progress, then wait for the next allocation.
-warned() {{
-    requeue=yes
-    kill -TERM "$sweep" 2>/dev/null
-    (sleep {patience}; kill -KILL "$sweep" 2>/dev/null) &
-}}
-trap warned USR1
-trap 'kill -TERM "$sweep" 2>/dev/null' TERM  # preempted: whoever sends it also requeues
-
-ip=$({python} -c 'import ray; print(ray.util.get_node_ip_address())')
-"${{ray[@]}}" start --head --block --node-ip-address="$ip" --port=$port --temp-dir="$scratch" \\
-    --include-dashboard=false --ray-client-server-port=$((port + 20000)) --dashboard-agent-listen-port=0 \\
-    --min-worker-port=0 --max-worker-port=0 \\
-    --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${{SLURM_GPUS_ON_NODE:-0}}" > "{logs}.ray" 2>&1 &
-head=$!
-for _ in $(seq 120); do (exec 3<> "/dev/tcp/$ip/$port") 2>/dev/null && break; sleep 1; done
-
-workers=
-if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then  # they join while the sweep already runs
-    srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks-per-node=1 --exclude="$SLURMD_NODENAME" --no-kill \\
-        --cpus-per-task="$SLURM_CPUS_ON_NODE" bash -c 'exec "$@" --num-cpus="$SLURM_CPUS_ON_NODE" \\
-        --num-gpus="${{SLURM_GPUS_ON_NODE:-0}}"' ray "${{ray[@]}}" start --block --address="$ip:$port" \\
-        --dashboard-agent-listen-port=0 --min-worker-port=0 --max-worker-port=0 >> "{logs}.ray" 2>&1 &
-    workers=$!
-fi
-
-export RAY_ADDRESS=$ip:$port
-{command} &
-sweep=$!
-[ -n "$requeue" ] && warned  # the notice came before there was anybody to tell
-# A signal interrupts `wait`, with a code above 128: wait again, also where the sweep has ended in between.
-while wait "$sweep"; code=$?; [ $code -gt 128 ] && kill -0 "$sweep" 2>/dev/null; do :; done
-if [ $code -gt 128 ]; then wait "$sweep"; code=$?; fi
-
-kill $head $workers 2>/dev/null
-wait $head $workers
-rm -rf "$scratch"
-# 0, 1 and 2 are final: done, trials failed, wrong input.
-if [ -n "$requeue" ] && [ $code -gt 2 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-    sleep {last}  # Slurm ends this script
-fi
-exit $code
-"""
-
-
-def render(job: Job) -> str:
-    """The sbatch script of a sweep."""
-    cluster, slurm, logs = job.sweep.cluster, job.sweep.cluster.slurm, job.run.path / "slurm"
-    options = {
-        "job-name": f"aiqn-{job.sweep.name}",
-        "partition": slurm.partition,
-        "account": slurm.account,
-        "nodes": cluster.nodes,
-        "ntasks-per-node": 1,
-        "cpus-per-task": cluster.cpus,
-        "gpus-per-node": cluster.gpus or None,
-        "mem": None if cluster.memory_gib is None else f"{math.ceil(1024 * cluster.memory_gib)}M",
-        "time": None if cluster.hours is None else _minutes(cluster.hours),
-        "signal": f"B:USR1@{slurm.notice_seconds}",
-        "output": f"{logs}.log",
-        "open-mode": "append",
-    }
-    words = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    words += ["--exclusive"] if cluster.cpus is None else []
-    words += ["--requeue", "--no-kill", *slurm.options]
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in job.environment.items()]
-    python = shlex.quote(sys.executable)
-    body = BODY.format(
-        python=python,
-        command=job.command(sys.executable, str(job.sweep.path.resolve())),
-        logs=logs,
-        notice=slurm.notice_seconds,
-        patience=slurm.notice_seconds - LAST_SECONDS,
-        last=LAST_SECONDS,
-    )
-    lines = ["#!/bin/bash", *(f"#SBATCH {word}" for word in words), *slurm.setup, *exports]
-    return "\n".join(lines) + "\n" + body
+__all__ = ["cancel", "check", "render", "state", "submit"]
+OVER = "over.json"  # in RUN/slurm: the sweep has ended
+UNLIMITED = ("UNLIMITED", "INFINITE", "NONE")
 
 
 def submit(job: Job, say: Callable[[str], None]) -> int:
     """Hand the script to sbatch, unless the job is in the queue already."""
-    text, cluster = render(job), job.sweep.cluster
-    if cluster.hours is not None and 3600 * cluster.hours <= cluster.slurm.notice_seconds:
-        raise JobError(
-            f"cluster.hours: saw {cluster.hours:g}, expected more than cluster.slurm.notice_seconds ="
-            f" {cluster.slurm.notice_seconds}: nothing would be trained before the notice"
-        )
+    check(job)
     known = remembered(job.run, "slurm")
     if known is not None and (now := queued(known)):
         say(f"{job.sweep.name} is in the queue already: job {known}, {now}")
         return 0
-    path = job.run.path / "slurm.sh"
-    write_bytes(path, text.encode())
+    path, folder = job.run.path / "slurm.sh", job.run.path / "slurm"
+    write_bytes(path, render(job).encode())
+    logs = job.run.path / "slurm.log"
+    if job.sweep.cluster.slurm.jobs is not None:
+        folder.mkdir(exist_ok=True)
+        (folder / OVER).unlink(missing_ok=True)
+        logs = folder
     number = call(["sbatch", "--parsable", str(path)]).partition(";")[0]
     remember(job.run, "slurm", number)
-    say(f"submitted {job.sweep.name} as Slurm job {number}; its log is {job.run.path / 'slurm.log'}")
+    say(f"submitted {job.sweep.name} as Slurm job {number}; its log is {logs}")
     say(f"look: aiqn status {job.run.path}   stop: aiqn stop {job.run.path}")
     return 0
+
+
+def check(job: Job) -> None:
+    """Raises JobError where keys do not fit each other, or a time limit that Slurm has."""
+    cluster, slurm = job.sweep.cluster, job.sweep.cluster.slurm
+    key, hours = ("cluster.hours", cluster.hours)
+    if slurm.jobs is not None:
+        key, hours = "cluster.slurm.jobs.hours", slurm.jobs.hours
+        for other, value, default in (
+            ("nodes", cluster.nodes, 1),
+            ("gpus", cluster.gpus, 0),
+            ("hours", cluster.hours, None),
+        ):
+            if value != default:
+                raise JobError(f"cluster.{other}: saw {value:g} beside cluster.slurm.jobs, which says it: leave it out")
+    limit = partition_seconds(slurm.partition, asked=hours is not None)
+    if hours is not None and 3600 * hours <= slurm.notice_seconds:
+        raise JobError(
+            f"{key}: saw {hours:g}, expected more than cluster.slurm.notice_seconds ="
+            f" {slurm.notice_seconds}: nothing would be trained before the notice"
+        )
+    where = f"the partition {slurm.partition}" if slurm.partition else "the default partition"
+    if limit is not None and hours is None and limit <= slurm.notice_seconds:
+        raise JobError(
+            f"cluster.slurm.notice_seconds: saw {slurm.notice_seconds}, expected less than {limit}, the time limit of"
+            f" {where}: nothing would be trained before the notice"
+        )
+
+
+def partition_seconds(name: str | None, asked: bool) -> int | None:
+    """The most time that a job gets in a partition (None: the default one), or without asking; None: as it likes."""
+    try:
+        told = call(["scontrol", "show", "partition", "--oneliner", *([name] if name and "," not in name else [])])
+    except JobError:  # sbatch itself says what is wrong
+        return None
+    for line in told.splitlines():
+        found = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        if found.get("PartitionName") == name or (name is None and found.get("Default") == "YES"):
+            limits = (
+                [found.get("MaxTime", "NONE")]
+                if asked
+                else [found.get(key, "NONE") for key in ("DefaultTime", "MaxTime")]
+            )
+            return next((seconds(limit) for limit in limits if limit not in UNLIMITED), None)
+    return None
+
+
+def seconds(limit: str) -> int:
+    """Slurm's [days-]hours:minutes:seconds."""
+    days, _, time = limit.rpartition("-")
+    hours, minutes, rest = (int(part) for part in time.split(":"))
+    return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + rest
 
 
 def state(known: dict[str, Any]) -> str:
@@ -128,14 +93,20 @@ def state(known: dict[str, Any]) -> str:
 
 
 def queued(number: str) -> str | None:
-    """What Slurm says of a job that is in its queue; None where it is not."""
+    """What Slurm says of a job that is in its queue, or of how many of its parts; None where none is."""
     try:
         result = subprocess.run(
-            ["squeue", "--noheader", "--jobs", number, "--format", "%T %r"], capture_output=True, text=True, check=False
+            ["squeue", "--noheader", "--array", "--jobs", number, "--format", "%T %r"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:
         return "unknown (no squeue on this machine)"
-    return result.stdout.strip() or None
+    lines = result.stdout.strip().splitlines()
+    if len(lines) < 2:
+        return "".join(lines) or None
+    return ", ".join(f"{count} {line}" for line, count in Counter(lines).most_common())
 
 
 def cancel(known: dict[str, Any]) -> str | None:
@@ -145,9 +116,3 @@ def cancel(known: dict[str, Any]) -> str | None:
         return None
     call(["scancel", number])
     return f"cancelled Slurm job {number}"
-
-
-def _minutes(hours: float) -> str:
-    """Slurm's time, in whole minutes."""
-    minutes = math.ceil(60 * hours - 1e-9)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
