@@ -3,7 +3,6 @@
 import os
 import sys
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,6 +17,7 @@ from orchestrator.outcome import (
     folder_to_write,
     plain_errors,
 )
+from orchestrator.submit import Target
 from orchestrator.trial_commands import trial_app
 
 if TYPE_CHECKING:
@@ -37,14 +37,6 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The images on your disk.")
 app.add_typer(data_app, name="data")
 app.add_typer(trial_app)
-
-
-class Target(StrEnum):
-    """The kinds of cluster that a sweep can be submitted to."""
-
-    ray = "ray"
-    slurm = "slurm"
-    kuberay = "kuberay"
 
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
@@ -177,15 +169,17 @@ def submit(
     Example: aiqn submit sweeps/cifar10-paper.yaml --to slurm --runs /shared/runs --set cluster.nodes=4
     """
     with plain_errors():
-        from orchestrator import jobs
+        from orchestrator.submit.job import Job
+        from orchestrator.submit.targets import render
+        from orchestrator.submit.targets import submit as send
         from orchestrator.sweep import load_sweep
 
         loaded = load_sweep(file, set_ or (), check_data=False)
-        job = jobs.Job(loaded, runs.absolute(), tuple(set_ or ()), yes)
+        job = Job(loaded, runs.absolute(), tuple(set_ or ()), yes)
         if dry_run:
-            print(jobs.render(job, to.value), end="")
+            print(render(job, to), end="")
             return
-        code = jobs.submit(job, to.value, lambda line: print(line, flush=True))
+        code = send(job, to, lambda line: print(line, flush=True))
         raise typer.Exit(code)
 
 
@@ -202,8 +196,8 @@ def stop(
     """
     with plain_errors():
         from orchestrator.control import ask_to_stop
-        from orchestrator.jobs import cancel
         from orchestrator.runs import RunFolder
+        from orchestrator.submit.targets import cancel
 
         waiting = trial is None and RunFolder(run).owner() is None
         print((cancel(RunFolder(run)) if waiting else None) or ask_to_stop(run, trial))

@@ -5,6 +5,7 @@ from pathlib import Path
 from orchestrator.runs import TRIAL_ID, RunFolder, RunFolderError, load_runs, write_json
 
 SWEEP = "stop"  # the file that asks for the whole sweep; that for a trial has its name behind a dot
+LEAVE = "leave."  # before the name of a node that asks to be let go; the file goes when no trial is there any more
 STOPPED = "stopped"  # the file that tells who starts sweeps by itself to leave this one, until the next start
 
 

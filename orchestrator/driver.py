@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import shapes
-from orchestrator.causes import DISK_FULL, KILLED, NODE_LOST, SILENT
+from orchestrator.causes import DISK_FULL, KILLED, NODE_LOST, PREEMPTED, SILENT
 from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
@@ -81,7 +81,7 @@ class Driver:
         if trial in self.unwanted:
             self.ledger.close(trial, "stopped", "asked to stop")
             return True
-        return bool(self.stopping)
+        return bool(self.stopping) or self.machines.leaves(trial)
 
     def ended(self, ray_id: str, cause: str | None = None) -> None:
         """A trial left its worker: at its end, pruned, stopped by us, or because its process died of `cause`."""
@@ -97,6 +97,8 @@ class Driver:
         if status.get("state") in FINISHED:
             self.machines.nodes.ended(status.get("node"), status.get("cause"))
             self.close(trial)
+        elif cause is None and self.machines.leaves(trial):
+            self.close(trial, PREEMPTED)  # after an evaluation: it goes on elsewhere
         else:
             lost = self.machines.lost(status.get("node"))
             self.died.append((trial, SILENT if self.is_silent(trial) else cause or KILLED, lost))
@@ -137,6 +139,7 @@ class Driver:
     def take_requests(self) -> None:
         sweep, trials = take_requests(self.ledger.run)
         self.unwanted.update(trials)
+        self.machines.take_requests(self.trials.values())
         if sweep or self.outside.interrupted():
             self.stopping = self.stopping or "asked to stop"
 

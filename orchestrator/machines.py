@@ -3,9 +3,10 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from orchestrator.control import LEAVE
 from orchestrator.nodes import Node, Nodes
 from orchestrator.preflight import Preflight
 from orchestrator.runs import RunFolder, RunFolderError, write_json
@@ -60,6 +61,22 @@ class Machines:
             self.asked = time.monotonic()
             for new in self.nodes.update(self.alive()):
                 self.preflight.begin(new.id, new.resources.get("GPU", 0.0))
+
+    def take_requests(self, active: Iterable[str]) -> None:
+        """Nodes that asked to be let go get no trial any more, and are let go when none of the active ones is there."""
+        for request in self.run.control.glob(f"{LEAVE}*"):
+            name = request.name.removeprefix(LEAVE)
+            asked = {node.id for node in self.nodes.there.values() if node.given_name == name}
+            self.nodes.leaving |= asked
+            if not any(self.node_of(trial) in asked for trial in active):
+                request.unlink(missing_ok=True)
+
+    def leaves(self, trial: str) -> bool:
+        """Whether a trial is on a node that asked to be let go."""
+        return bool(self.nodes.leaving) and self.node_of(trial) in self.nodes.leaving
+
+    def node_of(self, trial: str) -> str | None:
+        return self.run.trial(trial).read_status().get("node")
 
     def hand(self, trial: str) -> None:
         """A trial is given to the cluster."""

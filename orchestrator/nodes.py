@@ -18,6 +18,7 @@ class Node:
     id: str
     name: str
     resources: Mapping[str, float]
+    given_name: str = ""  # by whoever started it, where it was given one
 
     def holds(self, need: Resources) -> int:
         """How many workers of trials fit on it while it is empty."""
@@ -38,6 +39,7 @@ class Nodes:
         self.there: dict[str, Node] = {}
         self.unchecked: set[str] = set()  # joined, and not yet passed by the pre-flight
         self.refused: dict[str, str] = {}  # id -> what the pre-flight found
+        self.leaving: set[str] = set()  # that asked to be let go
         self.faults: Counter[str] = Counter()  # GPU faults since the last trial that ended well there
 
     def update(self, nodes: Iterable[Node]) -> list[Node]:
@@ -48,6 +50,7 @@ class Nodes:
         for gone in before.keys() - self.there.keys():
             self.unchecked.discard(gone)
             self.refused.pop(gone, None)
+            self.leaving.discard(gone)
             self.faults.pop(gone, None)
         return new
 
@@ -70,13 +73,13 @@ class Nodes:
     def faulty(self) -> set[str]:
         """Machines with GPU faults in a row; none where no other machine would be left to hold a trial."""
         faulty = {node for node, count in self.faults.items() if count >= FAULTS_IN_A_ROW}
-        sound = self.there.keys() - faulty - self.refused.keys() - self.unchecked
+        sound = self.there.keys() - faulty - self.refused.keys() - self.unchecked - self.leaving
         return faulty if self._trials(sound) else set()
 
     @property
     def avoided(self) -> list[str]:
         """Ids of the machines that no trial may be placed on, sorted."""
-        return sorted(self.unchecked | self.refused.keys() | self.faulty)
+        return sorted(self.unchecked | self.refused.keys() | self.leaving | self.faulty)
 
     @property
     def capacity(self) -> int:

@@ -57,7 +57,7 @@ def plain_errors() -> Iterator[None]:
         from aiqn_core.config import ConfigError
         from aiqn_core.prepare import PrepareError
         from orchestrator.document import SweepError
-        from orchestrator.jobs import JobError
+        from orchestrator.submit.job import JobError
 
         if not isinstance(error, ConfigError | JobError | PrepareError | SweepError):
             raise

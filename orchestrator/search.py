@@ -396,7 +396,12 @@ def bundles(config: dict) -> Any:
 def alive() -> list[Node]:
     """The machines of the Ray cluster."""
     return [
-        Node(node["NodeID"], f"{node['NodeManagerHostname']}/{node['NodeManagerAddress']}", node["Resources"])
+        Node(
+            node["NodeID"],
+            f"{node['NodeManagerHostname']}/{node['NodeManagerAddress']}",
+            node["Resources"],
+            node["NodeName"],
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]

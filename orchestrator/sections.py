@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator
 
 from aiqn_core.config import VECTOR_DATA, TrainConfig, settled
+from orchestrator.clusters import Cluster
 from orchestrator.rungs import evaluations_at
 from orchestrator.runs import SWEEP_NAME
+from orchestrator.section import Count, Section
 from orchestrator.space import (
     Space,
     apply,
@@ -20,14 +21,6 @@ from orchestrator.space import (
 )
 from orchestrator.stores import EXPECTED, is_known
 
-
-class Section(BaseModel):
-    """A section of the sweep file that is not part of a training's configuration."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -141,59 +134,6 @@ class Tracking(Section):
     def _known(cls, value: str | None) -> str | None:
         if value is not None and not is_known(value):
             raise ValueError(EXPECTED)
-        return value
-
-
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:/@+=-]+$")]  # goes into a script or manifest as it is
-PositiveNumber = Annotated[float, Field(gt=0)]
-
-
-class Slurm(Section):
-    """What `aiqn submit --to slurm` asks for besides nodes; `options` are further words for sbatch."""
-
-    partition: Word | None = None
-    account: Word | None = None
-    notice_seconds: Annotated[int, Field(ge=60)] = 600  # how long before the time limit the sweep is told to stop
-    options: Annotated[tuple[Word, ...], Field(strict=False)] = ()
-    setup: Annotated[tuple[str, ...], Field(strict=False)] = ()  # shell lines that come first, as `module load`
-
-
-class RayJobs(Section):
-    """Where `aiqn submit --to ray` finds the cluster's Job API."""
-
-    address: Word = "http://127.0.0.1:8265"
-
-
-class KubeRay(Section):
-    """What `aiqn submit --to kuberay` puts into its manifest besides nodes."""
-
-    image: Word | None = None  # with this version of AIQN Sweeps installed
-    namespace: Word = "default"
-    volume: Word | None = None  # the PersistentVolumeClaim that holds run folders (and data), ReadWriteMany
-    mount: Word = "/shared"  # where the volume is seen in the pods
-    retries: Annotated[int, Field(ge=0)] = 3  # each on a new cluster, continuing the sweep
-    head_cpus: Count = 2
-    head_memory_gib: PositiveNumber = 8.0
-
-
-class Cluster(Section):
-    """The machines that `aiqn submit` asks for: `nodes` of equal size; None leaves the default of the target."""
-
-    nodes: Count = 1
-    cpus: Count | None = None  # of a node
-    gpus: Annotated[int, Field(ge=0)] = 0  # of a node
-    memory_gib: PositiveNumber | None = None  # of a node
-    hours: PositiveNumber | None = None  # Slurm's time limit of one allocation; a sweep may take many
-    env: dict[str, str] = Field(default_factory=dict)  # environment of all processes, such as AIQN_DATA
-    slurm: Slurm = Slurm()
-    ray: RayJobs = RayJobs()
-    kuberay: KubeRay = KubeRay()
-
-    @field_validator("env")
-    @classmethod
-    def _names(cls, value: dict[str, str]) -> dict[str, str]:
-        if wrong := [name for name in value if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]:
-            raise ValueError(f"names of letters, digits and '_', not {', '.join(wrong)}")
         return value
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from orchestrator import shapes
 from orchestrator.causes import policy
-from orchestrator.jobs import state_line
 from orchestrator.runs import DAMAGED, Damage, Run, RunFolder, TrialFolder, load_runs, objectives, read_checked
+from orchestrator.submit.targets import state_line
 
 TROUBLED = ("failed", "diverged", "stopped")
 MOST_DAMAGED = 10  # that are listed

@@ -102,6 +102,8 @@ def _dotted_path(location: Iterable[int | str], given: Any) -> str:
     """The location as it is written in the file: a mapping that stands for a list of one has no index."""
     path = ""
     for key in location:
+        if key == "[key]":  # pydantic's word for: the key itself, and not what stands there
+            continue
         if not isinstance(key, int):
             path = join(path, key)
             given = given.get(key) if isinstance(given, dict) else None
@@ -146,9 +148,12 @@ def _message(detail: Any) -> str:
 def _keys_at(location: Iterable[int | str]) -> tuple[str, ...]:
     model: type[BaseModel] = OwnSections
     for key in (key for key in location if isinstance(key, str)):
-        annotation = next(field for name, field in model.model_fields.items() if key in (name, field.alias)).annotation
-        options = [annotation, *get_args(annotation)]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        fields = {known: field for name, field in model.model_fields.items() for known in (name, field.alias)}
+        if key in fields:  # else it is a key of somebody's own mapping
+            options = [fields[key].annotation, *get_args(fields[key].annotation)]
+            options += [kind for option in options for kind in get_args(option)]
+            sections = [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]
+            model = next(iter(sections), model)
     return KEYS if model is OwnSections else tuple(field.alias or name for name, field in model.model_fields.items())
 
 

@@ -44,6 +44,12 @@ def environment(**more):
     return {**own, **settings, "PATH": path, "PYTHONPATH": str(ROOT), **more}
 
 
+def holding(file):
+    """Variables of processes whose evaluations wait while a file exists, see held/sitecustomize.py."""
+    file.touch()
+    return {"PYTHONPATH": f"{ROOT / 'tests' / 'held'}:{ROOT}", "AIQN_TEST_HELD": str(file)}
+
+
 def end(process, seconds=20.0):
     """End a process that we started in a session of its own, with all its children."""
     with suppress(ProcessLookupError):
@@ -64,8 +70,9 @@ class Machines:
     def __init__(self, folder):
         self.folder = folder  # of logs
         self.scratch = Path(tempfile.mkdtemp(prefix="aq", dir="/tmp"))  # short: Ray puts sockets there
-        self.label = f"aq{os.getpid() % 10000}"
-        self.network = os.getpid() % 250 + 1
+        number = next(self.counter)  # of these machines in this process: no name or address is used twice
+        self.label = f"aq{os.getpid() % 10000}n{number}"
+        self.network = (os.getpid() + number) % 250 + 1
         self.hosts = []
         self.processes = []
         run("ip", "link", "add", f"{self.label}br", "type", "bridge")
@@ -128,21 +135,52 @@ class Machines:
         log = self.folder / f"ray-{number}.log"
         wait_for(lambda: "Ray runtime started" in log.read_text(), alive=node)
 
+    def pids(self, number):
+        return [int(pid) for pid in run("ip", "netns", "pids", self.host(number)).split()]
+
     def kill(self, number):
         """Pull the plug: every process on the machine dies at once."""
-        pids = run("ip", "netns", "pids", self.host(number)).split()
-        for pid in pids:
+        for pid in self.pids(number):
             with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     def close(self):
-        for number, name in enumerate(self.hosts, start=1):
+        """End all; returns when nothing of it is left."""
+        for number, _ in enumerate(self.hosts, start=1):
             self.kill(number)
-            run("ip", "netns", "del", name)
         for process in self.processes:
             process.wait(30)
+        for number, name in enumerate(self.hosts, start=1):
+            wait_for(lambda number=number: not self.pids(number), 60)  # a namespace lives as long as a process in it
+            run("ip", "link", "del", f"{name}o")
+            run("ip", "netns", "del", name)
         run("ip", "link", "del", f"{self.label}br")
+        wait_for(lambda: not self.left(), 60)
         shutil.rmtree(self.scratch)
+
+    def left(self):
+        """Names of our network devices and namespaces that there are."""
+        words = f"{run('ip', '-o', 'link')} {run('ip', 'netns')}".replace("@", " ").replace(":", " ").split()
+        return sorted({word for word in words if word.startswith(self.label)})
+
+
+def processes_with(marker):
+    """The ids of all processes whose command line or environment contains a text, but not ours."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            text = (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
+            if marker.encode() in text and int(path.name) != os.getpid():
+                found.append(int(path.name))
+    return found
+
+
+def end_all_with(marker):
+    """Kill what a test started and has left, known by a path of its own; returns when it is gone."""
+    for pid in processes_with(marker):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not processes_with(marker), 60)
 
 
 def run(*command, **options):

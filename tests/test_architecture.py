@@ -37,10 +37,22 @@ def loaded_by(statement):
 
 
 def test_each_outside_system_has_one_door():
-    assert importers("ray") == {"orchestrator/search.py", "orchestrator/jobs.py"}  # jobs: only Ray's job client
+    assert importers("ray") == {"orchestrator/search.py", "orchestrator/submit/ray_jobs.py"}  # only its job client
     assert importers("mlflow") <= {"orchestrator/tracking.py", "reports/source.py"}
     doors = ("earlier", "journal", "ledger", "ranking", "replay", "samplers", "sequences", "space")
     assert importers("optuna") <= {f"orchestrator/{name}.py" for name in doors}
+
+
+def test_the_kinds_of_cluster_know_the_job_and_never_the_reverse():
+    arrows = {}
+    for file, path in FILES.items():
+        if file.startswith("orchestrator/submit/"):
+            asked = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+            names = {f"{node.module}.{alias.name}" for node in asked for alias in node.names}
+            arrows[path.stem] = {name.split(".")[2] for name in names if name.startswith("orchestrator.submit.")}
+    assert arrows.pop("targets") == {"Target", "job", "kuberay", "ray_jobs", "slurm"}
+    below = {"job": set(), "slurm_script": {"job"}, "slurm": {"job", "slurm_script"}, "member": {"slurm_script"}}
+    assert {name: knows for name, knows in arrows.items() if knows - below.get(name, {"job"})} == {}
 
 
 def test_the_core_knows_only_itself():

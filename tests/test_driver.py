@@ -44,6 +44,12 @@ class Machines:
     def ended(self, trial):
         """Nothing."""
 
+    def take_requests(self, active):
+        """Nothing: nobody asks."""
+
+    def leaves(self, trial):
+        return False
+
     def tell(self):
         """Nothing."""
 

@@ -1,10 +1,13 @@
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,11 @@ import requests
 import yaml
 from sweep_files import SMALL
 
-from orchestrator import jobs, kuberay, preflight, slurm
-from orchestrator.jobs import Job, JobError, render
+from orchestrator import preflight
 from orchestrator.runs import RunFolder, write_json
+from orchestrator.submit import kuberay, ray_jobs, slurm_script, targets
+from orchestrator.submit.job import Job, JobError
+from orchestrator.submit.targets import render
 
 CLUSTER = """
 cluster:
@@ -62,15 +67,15 @@ def test_the_header_of_the_sbatch_script(job):
         "#SBATCH --job-name=aiqn-small",
         "#SBATCH --partition=gpu",
         "#SBATCH --account=lab",
-        "#SBATCH --nodes=5",
         "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --mem=11776M",
+        "#SBATCH --signal=B:USR1@300",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --nodes=5",
         "#SBATCH --cpus-per-task=7",
         "#SBATCH --gpus-per-node=3",
-        "#SBATCH --mem=11776M",
         "#SBATCH --time=08:15:00",
-        "#SBATCH --signal=B:USR1@300",
         "#SBATCH --output=/shared/runs/small/slurm.log",
-        "#SBATCH --open-mode=append",
         "#SBATCH --requeue",
         "#SBATCH --no-kill",
         "#SBATCH --constraint=a100",
@@ -124,7 +129,7 @@ def slurm_job(load, tmp_path, monkeypatch):
         for path in (fake, scontrol):
             path.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(fake))
-        monkeypatch.setattr(slurm, "LAST_SECONDS", 0)
+        monkeypatch.setattr(slurm_script, "LAST_SECONDS", 0)
         job = Job(load(SMALL), tmp_path / "runs")
         job.run.path.mkdir(parents=True)
         script = tmp_path / "job.sh"
@@ -181,17 +186,17 @@ def test_submitting_twice_queues_once_and_stop_takes_it_back(load, tmp_path, com
     put, called = commands
     job, said = Job(load(SMALL), tmp_path / "runs"), []
     put(sbatch="echo '17;cluster'", squeue="echo 'PENDING Resources'", scancel="true")
-    assert jobs.submit(job, "slurm", said.append) == 0
-    assert jobs.submit(job, "slurm", said.append) == 0
+    assert targets.submit(job, "slurm", said.append) == 0
+    assert targets.submit(job, "slurm", said.append) == 0
     assert said[0].startswith("submitted small as Slurm job 17; its log is")
     assert said[-1] == "small is in the queue already: job 17, PENDING Resources"
     assert (job.run.path / "slurm.sh").read_text() == render(job, "slurm")
-    assert jobs.state_line(job.run) == "submitted to slurm as 17: PENDING Resources"
-    assert jobs.cancel(job.run) == "cancelled Slurm job 17"
+    assert targets.state_line(job.run) == "submitted to slurm as 17: PENDING Resources"
+    assert targets.cancel(job.run) == "cancelled Slurm job 17"
     assert [line.split()[0] for line in called()] == ["sbatch", "squeue", "squeue", "squeue", "scancel"]
     put(squeue="true")  # it has left the queue: submitting continues the sweep
-    assert jobs.cancel(job.run) is None
-    assert jobs.submit(job, "slurm", said.append) == 0
+    assert targets.cancel(job.run) is None
+    assert targets.submit(job, "slurm", said.append) == 0
     assert called()[-1].startswith("sbatch")
 
 
@@ -201,22 +206,22 @@ def test_what_slurm_refuses_and_what_makes_no_sense_is_told(load, tmp_path, comm
     with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path / "nothing"))
         with pytest.raises(JobError, match="sbatch: no such command on this machine; submit where it is"):
-            jobs.submit(job, "slurm", print)
+            targets.submit(job, "slurm", print)
     put(sbatch="echo 'sbatch: error: invalid partition' >&2; exit 1")
     with pytest.raises(JobError, match="said: sbatch: error: invalid partition"):
-        jobs.submit(job, "slurm", print)
+        targets.submit(job, "slurm", print)
     short = Job(load(SMALL + "cluster: {hours: 0.1}\n"), tmp_path / "runs")
     with pytest.raises(
         JobError, match=r"cluster.hours: saw 0.1, expected more than cluster.slurm.notice_seconds = 600"
     ):
-        jobs.submit(short, "slurm", print)
+        targets.submit(short, "slurm", print)
 
 
 # ---- Ray -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_request_to_ray(job, monkeypatch):
-    monkeypatch.setattr(jobs, "git_state", lambda: {"commit": "f00", "dirty": True})
+    monkeypatch.setattr(ray_jobs, "git_state", lambda: {"commit": "f00", "dirty": True})
     assert yaml.safe_load(render(job, "ray")) == {
         "address": "http://head:8265",
         "submission_id": "small",
@@ -234,8 +239,8 @@ def test_the_request_to_ray(job, monkeypatch):
 
 
 def test_what_is_shipped_is_the_code_and_the_sweep_file_and_runs(job, monkeypatch):
-    with jobs.shipment(job) as folder:
-        assert sorted(path.name for path in folder.iterdir()) == sorted([*jobs.SHIPPED, "sweep.yaml"])
+    with ray_jobs.shipment(job) as folder:
+        assert sorted(path.name for path in folder.iterdir()) == sorted([*ray_jobs.SHIPPED, "sweep.yaml"])
         assert (folder / "sweep.yaml").read_text() == job.sweep.text
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         assert size < 4e6
@@ -265,16 +270,16 @@ class FakeJobs:
 
 
 def test_logs_are_followed_line_by_line_and_the_exit_code_passed_on(monkeypatch):
-    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0.0)
     said = []
     steps = [("PENDING", None, ""), ("RUNNING", None, "one\ntw"), ("RUNNING", None, "one\ntwo\nth")]
-    details = jobs.follow(FakeJobs(*steps, ("FAILED", 1, "one\ntwo\nthree")), "small", said.append)
+    details = ray_jobs.follow(FakeJobs(*steps, ("FAILED", 1, "one\ntwo\nthree")), "small", said.append)
     assert said == ["one", "two", "three"]
-    assert jobs.exit_code(details) == 1
+    assert ray_jobs.exit_code(details) == 1
     for status, code, expected in (("SUCCEEDED", 0, 0), ("STOPPED", None, 3), ("FAILED", 2, 2)):
-        assert jobs.exit_code(jobs.follow(FakeJobs((status, code, "")), "small", said.append)) == expected
+        assert ray_jobs.exit_code(ray_jobs.follow(FakeJobs((status, code, "")), "small", said.append)) == expected
     with pytest.raises(JobError, match="before the sweep began: no such image"):
-        jobs.exit_code(jobs.follow(FakeJobs(("FAILED", None, "")), "small", said.append))
+        ray_jobs.exit_code(ray_jobs.follow(FakeJobs(("FAILED", None, "")), "small", said.append))
 
 
 def test_a_cluster_that_goes_away_while_it_is_followed_is_a_plain_error():
@@ -284,16 +289,16 @@ def test_a_cluster_that_goes_away_while_it_is_followed_is_a_plain_error():
     cluster = FakeJobs()
     cluster.get_job_info = gone
     with pytest.raises(JobError, match=r"lost the Ray cluster while following small \(ConnectionError\): submit again"):
-        jobs.follow(cluster, "small", print)
+        ray_jobs.follow(cluster, "small", print)
 
 
 def test_no_job_api_is_a_plain_error_and_a_status(load, tmp_path):
     job = Job(load(SMALL + 'cluster: {ray: {address: "http://127.0.0.1:1"}}\n'), tmp_path)
     with pytest.raises(JobError, match=r"no Ray Job API answers at http://127\.0\.0\.1:1"):
-        jobs.submit(job, "ray", print)
+        targets.submit(job, "ray", print)
     write_json(job.run.submission, {"to": "ray", "id": "small", "address": "http://127.0.0.1:1"})
-    assert "unknown (cluster.ray.address: no Ray Job API answers" in jobs.state_line(job.run)
-    assert jobs.state_line(RunFolder(tmp_path / "other")) is None
+    assert "unknown (cluster.ray.address: no Ray Job API answers" in targets.state_line(job.run)
+    assert targets.state_line(RunFolder(tmp_path / "other")) is None
 
 
 # ---- KubeRay ---------------------------------------------------------------------------------------------------------
@@ -308,22 +313,69 @@ def test_kuberay_says_all_that_is_missing(load):
     ]
 
 
+def named(load, name, runs="/shared/runs"):
+    return Job(load(SMALL.replace("name: small", f'name: "{name}"') + CLUSTER), Path(runs))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("CIFAR10_paper.v2", "aiqn-cifar10-paper-v2"), ("9", "aiqn-9"), ("x" * 60, "aiqn-" + "x" * 42)],
+    [
+        ("small", "aiqn-small"),
+        ("9", "aiqn-9"),
+        ("x" * 42, "aiqn-" + "x" * 42),
+        ("CIFAR10_paper.v2", "aiqn-cifar10-paper-v2-????????"),
+        ("x" * 60, "aiqn-" + "x" * 33 + "-????????"),
+        ("x-" * 30, "aiqn-" + "x-" * 16 + "x-????????"),
+    ],
 )
 def test_names_fit_kubernetes(load, name, expected):
-    assert kuberay.name(Job(load(SMALL.replace("name: small", f'name: "{name}"')), Path("/"))) == expected
+    made = kuberay.name(named(load, name))
+    assert fnmatchcase(made, expected)
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", made)
+    assert len(made) <= 47
 
 
-def test_a_finished_rayjob_is_replaced_and_a_running_one_left(job, commands):
-    put, called = commands
-    for status, verbs in (
-        ("Running", ["get", "apply"]),
+def test_sweeps_of_different_names_have_different_rayjobs(load):
+    names = ["other_study", "other-study", "other.study", "Other-Study", "other-study-", "x" * 43, "x" * 44, "x" * 42]
+    names += ["x" * 42 + "-a", "x" * 42 + "-b", "x" * 41 + "-a"]
+    assert len({kuberay.name(named(load, name)) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("status", "verbs"),
+    [
+        (None, ["get", "apply"]),
+        ("Complete", ["get", "delete", "apply"]),
         ("Failed", ["get", "delete", "apply"]),
-        ("", ["get", "apply"]),
-    ):
-        before = len(called())
-        put(kubectl=f'[ "$1" = get ] && echo "{status}"; true')
-        assert jobs.submit(job, "kuberay", lambda line: None) == 0
-        assert [line.split()[1] for line in called()[before:]] == verbs
+        ("ValidationFailed", ["get", "delete", "apply"]),
+        ("Running", ["get"]),
+        ("Suspended", ["get"]),  # it waits in Kueue's queue
+        ("Retrying", ["get"]),
+        ("", ["get"]),  # KubeRay has not seen it yet
+    ],
+)
+def test_a_finished_rayjob_is_replaced_and_any_other_left_as_it_is(load, commands, status, verbs):
+    put, called = commands
+    job, said = named(load, "other_study"), []
+    found = {"metadata": {"annotations": {"aiqn/run": "/shared/runs/other_study"}}}
+    found |= {"status": {"jobDeploymentStatus": status}} if status else {}
+    answer = "" if status is None else json.dumps(found)
+    put(kubectl=f"[ \"$1\" = get ] && echo '{answer}'; true")
+    assert targets.submit(job, "kuberay", said.append) == 0
+    assert [line.split()[1] for line in called()] == verbs
+    if verbs == ["get"]:
+        expected = f"other_study is there already: RayJob {kuberay.name(job)}, {status or 'not yet started'}; nothing"
+        assert said == [f"{expected} was changed"]
+
+
+def test_a_rayjob_of_another_run_folder_is_never_touched(load, commands):
+    put, called = commands
+    for status in ("Running", "Complete"):
+        found = {
+            "metadata": {"annotations": {"aiqn/run": "/shared/theirs/other_study"}},
+            "status": {"jobDeploymentStatus": status},
+        }
+        put(kubectl=f"[ \"$1\" = get ] && echo '{json.dumps(found)}'; true")
+        with pytest.raises(JobError, match=r"belongs to /shared/theirs/other_study, and not to /shared/runs/other_st"):
+            targets.submit(named(load, "other_study"), "kuberay", print)
+    assert {line.split()[1] for line in called()} == {"get"}

@@ -15,14 +15,15 @@ import yaml
 from sweep_files import SMALL
 
 from orchestrator.control import STOPPED
-from orchestrator.jobs import Job, render
-from orchestrator.kuberay import entrypoint
+from orchestrator.submit.job import Job, JobError
+from orchestrator.submit.kuberay import entrypoint
+from orchestrator.submit.targets import render
 
 TEXTS = {str: str}  # additionalProperties: {type: string}
 CONTAINER = {
     "name!": str,
     "image": str,
-    "env": [{"name!": str, "value": str}],
+    "env": [{"name!": str, "value": str, "valueFrom": {"secretKeyRef": {"name": str, "key!": str, "optional": bool}}}],
     "ports": [{"containerPort!": int, "name": str}],
     "resources": {"limits": TEXTS, "requests": TEXTS},  # a quantity is a string or an integer
     "volumeMounts": [{"name!": str, "mountPath!": str, "readOnly": bool, "subPath": str}],
@@ -32,7 +33,18 @@ VOLUME = {
     "persistentVolumeClaim": {"claimName!": str, "readOnly": bool},
     "configMap": {"name": str, "optional": bool},
 }
-POD = {"metadata": dict, "spec!": {"containers!": [CONTAINER], "volumes": [VOLUME], "restartPolicy": str}}
+POD = {
+    "metadata": {"labels": TEXTS, "annotations": TEXTS},
+    "spec!": {
+        "containers!": [CONTAINER],
+        "volumes": [VOLUME],
+        "restartPolicy": str,
+        "nodeSelector": TEXTS,
+        "tolerations": [{"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}],
+        "serviceAccountName": str,
+        "imagePullSecrets": [{"name": str}],
+    },
+}
 RAY_CLUSTER = {
     "suspend": bool,
     "managedBy": str,
@@ -89,7 +101,7 @@ RAY_JOB = {
         "suspend": bool,
     },
 }
-CONFIG_MAP = {"apiVersion!": str, "kind!": str, "metadata!": {"name!": str, "namespace": str}, "data": TEXTS}
+CONFIG_MAP = {"apiVersion!": str, "kind!": str, "metadata!": RAY_JOB["metadata!"], "data": TEXTS}
 
 
 def mistakes(value, allowed, path=""):
@@ -119,18 +131,47 @@ cluster:
   gpus: 3
   memory_gib: 11.5
   env: {AIQN_DATA: "/shared/data"}
-  kuberay: {image: "registry/aiqn:1", volume: runs, namespace: research, retries: 2}
+  kuberay:
+    image: registry/aiqn:1
+    volume: runs
+    namespace: research
+    retries: 2
 """
+
+
+ALL_KEYS = """\
+    image_pull_secrets: [registry-key, other-key]
+    labels: {kueue.x-k8s.io/queue-name: lab, kueue.x-k8s.io/priority-class: low, team: "7"}
+    node_selector: {pool: research}
+    worker_node_selector: {nvidia.com/gpu.product: NVIDIA-A100-SXM4-80GB}
+    tolerations: [{key: nvidia.com/gpu, effect: NoSchedule}, {key: team, value: lab}, {operator: Exists}]
+    service_account: sweeper
+    secrets: {MLFLOW_TRACKING_TOKEN: {name: mlflow, key: token}, AIQN_DATA: {name: places, key: data.path}}
+    deadline_hours: 2.5
+    min_workers: 3
+    max_workers: 11
+"""
+
+
+def made(load, text):
+    job = Job(load(SMALL + text), Path("/shared/runs"), ("search.trials=13",))
+    return job, *yaml.safe_load_all(render(job, "kuberay"))
 
 
 @pytest.fixture
 def manifest(load):
-    job = Job(load(SMALL + CLUSTER), Path("/shared/runs"), ("search.trials=13",))
-    return job, *yaml.safe_load_all(render(job, "kuberay"))
+    return made(load, CLUSTER)
 
 
-def test_every_field_is_one_of_the_definition_and_of_its_type(manifest):
-    _, config_map, ray_job = manifest
+@pytest.fixture
+def full(load):
+    """With every key that a file can have."""
+    return made(load, CLUSTER + ALL_KEYS)
+
+
+@pytest.mark.parametrize("keys", ["manifest", "full"])
+def test_every_field_is_one_of_the_definition_and_of_its_type(request, keys):
+    _, config_map, ray_job = request.getfixturevalue(keys)
     assert mistakes(config_map, CONFIG_MAP) == []
     assert mistakes(ray_job, RAY_JOB) == []
 
@@ -191,6 +232,99 @@ def test_what_is_asked_for(manifest):
     assert {"name": "sweep", "mountPath": "/etc/aiqn", "readOnly": True} in head["volumeMounts"]
     assert config_map["data"] == {"sweep.yaml": job.sweep.text}
     assert {"name": "sweep", "configMap": {"name": config_map["metadata"]["name"]}} in pods[0]["volumes"]
+
+
+def test_every_key_arrives_where_kubernetes_reads_it(full):
+    _, config_map, ray_job = full
+    kueue = {"kueue.x-k8s.io/queue-name": "lab", "kueue.x-k8s.io/priority-class": "low"}
+    for item in (config_map, ray_job):
+        assert item["metadata"]["labels"] == {"app": "aiqn", "team": "7", **kueue}
+        assert item["metadata"]["annotations"] == {"aiqn/run": "/shared/runs/small"}
+    spec = ray_job["spec"]
+    assert spec["activeDeadlineSeconds"] == 9000
+    cluster = spec["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] is True
+    (workers,) = cluster["workerGroupSpecs"]
+    assert [workers[key] for key in ("minReplicas", "replicas", "maxReplicas")] == [3, 5, 11]
+    head = cluster["headGroupSpec"]["template"]
+    product = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+    for template, selector in ((head, {}), (workers["template"], product)):
+        assert template["metadata"]["labels"] == {"app": "aiqn", "team": "7"}  # no queue of a pod's own
+        pod = template["spec"]
+        assert pod["nodeSelector"] == {"pool": "research", **selector}
+        assert pod["tolerations"] == [
+            {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+            {"key": "team", "operator": "Equal", "value": "lab"},
+            {"operator": "Exists"},
+        ]
+        assert pod["serviceAccountName"] == "sweeper"
+        assert pod["imagePullSecrets"] == [{"name": "registry-key"}, {"name": "other-key"}]
+        (container,) = pod["containers"]
+        secrets = {entry["name"]: entry["valueFrom"] for entry in container["env"] if "valueFrom" in entry}
+        assert secrets == {
+            "MLFLOW_TRACKING_TOKEN": {"secretKeyRef": {"name": "mlflow", "key": "token"}},
+            "AIQN_DATA": {"secretKeyRef": {"name": "places", "key": "data.path"}},
+        }
+        names = [entry["name"] for entry in container["env"]]
+        assert len(names) == len(set(names))  # and none has a plain value besides
+
+
+def test_without_the_keys_nothing_is_asked_for(manifest):
+    _, _, ray_job = manifest
+    text = yaml.safe_dump(ray_job)
+    for word in ("nodeSelector", "tolerations", "serviceAccount", "Secret", "activeDeadline", "Autoscaling", "secret"):
+        assert word not in text
+
+
+def test_workers_at_the_start_lie_between_the_fewest_and_the_most(load):
+    for keys in ("min_workers: 6", "max_workers: 4"):
+        with pytest.raises(JobError, match=r"cluster.nodes: saw 5, expected a number from cluster.kuberay.min_workers"):
+            made(load, f"{CLUSTER}    {keys}\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("namespace", "Research"),
+        ("namespace", "n" * 64),
+        ("volume", "my_runs"),
+        ("image", "Registry/AIQN:1"),
+        ("image", "registry/aiqn:"),
+        ("mount", "shared"),
+        ("mount", "/shared/"),
+        ("service_account", "-sweeper"),
+        ("image_pull_secrets[0]", "two words"),
+        ("labels.team", "a/b"),
+        ("labels.team", 7),
+        ("labels.two words", "x"),
+        ("node_selector.-x", "y"),
+        ("secrets.A-B", {"name": "n", "key": "k"}),
+        ("secrets.A.key", "two words"),
+        ("secrets.A.name", "Upper"),
+        ("secrets.A", "text"),
+        ("secrets.A.kye", "k"),
+        ("tolerations[0].effect", "Never"),
+        ("tolerations[0]", {"operator": "Exists", "key": "a", "value": "b"}),
+        ("tolerations[0]", {"operator": "Equal", "key": "a"}),
+        ("deadline_hours", 0),
+        ("min_workers", 0),
+    ],
+)
+def test_what_kubernetes_refuses_is_refused_with_its_line(mistakes, key, value):
+    head, _, last = key.replace("[0]", "").partition(".")
+    secret = {"A": {"name": "n", "key": "k"}}
+    if head == "secrets" and last.startswith("A."):
+        given = {"secrets": {"A": {**secret["A"], last[2:]: value}}}
+    elif head == "tolerations" and last:
+        given = {head: [{last: value}]}
+    elif "[0]" in key:
+        given = {head: [value]}
+    else:
+        given = {head: {last: value}} if last else {head: value}
+    lines = mistakes(SMALL + yaml.safe_dump({"cluster": {"kuberay": given}}, width=1000))
+    assert len(lines) == 1
+    assert f"cluster.kuberay.{key}: " in lines[0]
+    assert "saw" in lines[0] or "unknown key; did you mean 'key'?" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,36 @@ def test_what_is_wrong_is_told_at_once_with_the_node(cluster):
         made.meet(lambda: False)
 
 
+def test_a_node_that_asks_is_let_go_when_its_last_trial_has_left(cluster):
+    made, there, _ = cluster
+    there["third"] = Node("third", "right", {"CPU": 7.0}, "slurm-11")  # two on one host
+    there["right"] = Node("right", "right", {"CPU": 3.0}, "slurm-7")
+    made.meet(lambda: False)
+    made.run.control.mkdir()
+    request = made.run.control / "leave.slurm-11"
+    for trial, node in (("cnn-search-0", "third"), ("cnn-search-1", "right"), ("cnn-search-2", "third")):
+        made.run.trial(trial).path.mkdir(parents=True)
+        made.run.trial(trial).update_status(node=node)
+    made.take_requests(["cnn-search-0", "cnn-search-1"])
+    assert made.nodes.avoided == []
+    request.touch()
+    made.take_requests(["cnn-search-0", "cnn-search-1"])
+    assert (made.nodes.avoided, made.nodes.capacity) == (["third"], 5)
+    assert request.exists()
+    assert made.leaves("cnn-search-0")
+    assert not made.leaves("cnn-search-1")
+    made.take_requests(["cnn-search-1"])
+    assert not request.exists()
+    assert made.nodes.avoided == ["third"]  # until it is gone
+    del there["third"]
+    made.asked = 0.0
+    made.look()
+    assert made.nodes.avoided == []
+    request.touch()  # of a node that Ray does not know: it need not wait
+    made.take_requests(["cnn-search-1"])
+    assert not request.exists()
+
+
 def test_the_run_folder_says_which_nodes_there_are_and_why_trials_wait(cluster):
     made, there, clock = cluster
     made.meet(lambda: False)

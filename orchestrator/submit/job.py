@@ -1,0 +1,74 @@
+"""A sweep that is to run elsewhere, what the cluster knows it by, and the cluster's own commands."""
+
+import os
+import re
+import shlex
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator import shapes
+from orchestrator.runs import RunFolder, read_json, write_json
+from orchestrator.sections import Sweep
+from orchestrator.stores import VARIABLE
+
+FILE = "sweep.yaml"  # the name of the sweep file where it is sent along
+
+
+class JobError(Exception):
+    """A submission that cannot be made: what was seen, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sweep that is to run elsewhere, with the --set overrides of the command line."""
+
+    sweep: Sweep
+    runs: Path  # absolute, as the cluster sees it
+    overrides: tuple[str, ...] = ()
+    yes: bool = False  # start also where the plan is above the budget
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.runs / self.sweep.name)
+
+    def command(self, python: str, file: str) -> str:
+        """The shell command that runs the sweep: the same that a person would type."""
+        settings = [word for setting in self.overrides for word in ("--set", setting)]
+        words = [python, "-m", "orchestrator.cli", "sweep", file, "--runs", str(self.runs), *settings]
+        words += ["--yes"] if self.yes else []
+        return shlex.join(words)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of all processes: those of `cluster.env`, MLflow's, and those that file and overrides name."""
+        text = "\n".join((self.sweep.text, *self.overrides))
+        named = re.findall(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}", text)
+        store = [VARIABLE] if self.sweep.tracking.uri is None else []
+        return {name: os.environ[name] for name in [*named, *store] if name in os.environ} | self.sweep.cluster.env
+
+
+def remember(run: RunFolder, to: str, identity: str, **more: str) -> None:
+    """Note in the run folder under which name the cluster knows the job, for `aiqn status` and `aiqn stop`."""
+    write_json(run.submission, {"to": to, "id": identity, **more, "submitted": time.time()})
+
+
+def remembered(run: RunFolder, to: str) -> str | None:
+    """The identity of the job that was submitted last, where it was to this target."""
+    known = read_json(run.submission, shapes.SUBMISSION) or {}
+    return known["id"] if known.get("to") == to else None
+
+
+def call(words: list[str], text: str | None = None) -> str:
+    """The output of a cluster's own command; raises JobError with what it said."""
+    try:
+        result = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise JobError(
+            f"{words[0]}: no such command on this machine; submit where it is, or take what --dry-run prints there"
+        ) from None
+    if result.returncode:
+        said = (result.stderr or result.stdout).strip() or f"exit code {result.returncode}"
+        raise JobError(f"{shlex.join(words)} said: {said}")
+    return result.stdout.strip()
