@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from orchestrator.causes import State
 from orchestrator.runs import RunFolder, TrialFolder, read_json
 from orchestrator.space import Space, optuna_params
 
-RECORDED = ("completed", "pruned", "diverged")  # ends that leave all their numbers in the folder
+RECORDED = (State.COMPLETED, State.PRUNED, State.DIVERGED)  # ends that leave all their numbers in the folder
 
 
 def repair(journal: Path) -> None:
@@ -55,10 +56,10 @@ def intact(folder: TrialFolder, state: str, steps: int | None = None) -> bool:
     status, recorded = folder.read_status(), read_json(folder.config)
     if status.get("state") != state or recorded is None:
         return False
-    if state == "pruned":  # its process may have measured more than the driver had heard of
+    if state == State.PRUNED:  # its process may have measured more than the driver had heard of
         return (folder.last_step() or 0) >= status.get("step", 0)
-    trained = recorded["config"]["train"]["steps"] if state == "completed" else status.get("step")
-    if state == "completed" and steps is not None and recorded["config"]["train"]["steps"] < steps:
+    trained = recorded["config"]["train"]["steps"] if state == State.COMPLETED else status.get("step")
+    if state == State.COMPLETED and steps is not None and recorded["config"]["train"]["steps"] < steps:
         return False
     return folder.last_step() == trained
 

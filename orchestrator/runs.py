@@ -28,11 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.causes import FINISHED as FINISHED
+from orchestrator.causes import Stage
+
 FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # of sweeps (also "-") and arms: never a path, never hidden
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 TRIAL_ID = re.compile(r"(?P<arm>[A-Za-z0-9][A-Za-z0-9_.]*)-(?P<stage>search|final)-(?P<number>\d+)")
-FINISHED = ("completed", "pruned", "diverged", "failed", "stopped")  # states after which a trial is not continued
 
 
 class RunFolderError(Exception):
@@ -48,11 +50,11 @@ class Run:
     """One trial as recorded: what it was asked to do and what it measured."""
 
     arm: str
-    stage: str  # "search" or "final"
+    stage: Stage
     number: int
     config: dict[str, Any]  # the full resolved configuration of the training
     history: list[dict[str, Any]]  # one record per line of metrics.jsonl, by increasing step
-    state: str  # running | completed | pruned | diverged | failed | stopped
+    state: str  # of State, or another word where the status is of another version
     cause: str | None = None
     params: dict[str, Any] = field(default_factory=dict)  # dotted path -> value chosen by the search
     seed: int = 0
@@ -278,7 +280,7 @@ def load_runs(run_folder: Path | str) -> list[Run]:
     if not folder.path.is_dir():
         raise RunFolderError(f"{folder.path}: no such run folder")
     runs = [load_run(folder, path.name) for path in folder.trials.glob("*") if TRIAL_ID.fullmatch(path.name)]
-    order = ("search", "final")
+    order = list(Stage)
     return sorted((run for run in runs if run), key=lambda run: (run.arm, order.index(run.stage), run.number))
 
 
@@ -293,7 +295,7 @@ def load_run(run: RunFolder, trial: str) -> Run | None:
     status = folder.read_status()
     return Run(
         arm=match["arm"],
-        stage=match["stage"],
+        stage=Stage(match["stage"]),
         number=int(match["number"]),
         config=recorded["config"],
         history=folder.read_history(),

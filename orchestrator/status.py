@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from orchestrator.causes import policy
+from orchestrator.causes import End, Stage, State
 from orchestrator.jobs import state_line
 from orchestrator.runs import Run, RunFolder, load_runs, objectives, read_json
 
-TROUBLED = ("failed", "diverged", "stopped")
+TROUBLED = (State.FAILED, State.DIVERGED, State.STOPPED)
 SHOWN = 3  # trials of each cause that are named with their logs
 
 
@@ -22,9 +22,9 @@ def status_lines(run_folder: Path | str) -> list[str]:
     runs, sweep = load_runs(folder.path), content["sweep"]
     lines = [f"{content['name']}: {'finished' if content['finished'] else 'not finished'}"]
     for arm in sweep["arms"]:
-        for stage in ("search", "final"):
+        for stage in Stage:
             own = [run for run in runs if (run.arm, run.stage) == (arm, stage)]
-            if stage == "search" or sweep["final"]:
+            if stage == Stage.SEARCH or sweep["final"]:
                 lines.append(f"  {arm} {stage}: {_stage(own, stage, sweep)}")
     lines += [*_causes(runs), *_troubles(runs)]
     if (owner := folder.owner()) is not None:
@@ -39,9 +39,9 @@ def status_lines(run_folder: Path | str) -> list[str]:
     return lines
 
 
-def _stage(runs: list[Run], stage: str, sweep: dict) -> str:
+def _stage(runs: list[Run], stage: Stage, sweep: dict) -> str:
     final = sweep["final"]
-    expected = sweep["search"]["trials"] if stage == "search" else final["top"] * len(final["seeds"])
+    expected = sweep["search"]["trials"] if stage == Stage.SEARCH else final["top"] * len(final["seeds"])
     counts = Counter(run.state for run in runs)
     parts = [f"{sum(counts.values()) - counts['running']}/{expected} done"]
     parts += [f"{count} {state}" for state, count in sorted(counts.items()) if state != "completed"]
@@ -68,7 +68,7 @@ def _causes(runs: list[Run]) -> list[str]:
     for cause in sorted({*retried, *ended}):
         counts = [f"ended {ended[cause]}"] if ended[cause] else []
         counts += [f"tried again {retried[cause]}"] if retried[cause] else []
-        told = " (the sampler avoids it)" if ended[cause] and policy(cause).avoided else ""
+        told = " (the sampler avoids it)" if ended[cause] and End(State.FAILED, cause).policy.told == "PRUNED" else ""
         lines.append(f"  {cause}: {', '.join(counts)}{told}")
     return ["causes:", *lines] if lines else []
 
