@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aiqn_core.config import ConfigError, Problem, TrainConfig
+from orchestrator.causes import Stage
 from orchestrator.plan import MIRRORED, Points, Rates, along, room
 from orchestrator.runs import RunFolder
 from orchestrator.sections import Arm, Final, Sweep, with_final
@@ -188,7 +189,7 @@ def _shortened(config: TrainConfig, steps: int, samples: int, threads: int) -> d
             "reference": min(mapping["evaluate"]["reference"], REFERENCE),
         }
     with tempfile.TemporaryDirectory() as temporary:
-        run, assignment = RunFolder(Path(temporary)), Assignment("arm", "search", 0, mapping, {}, 0)
+        run, assignment = RunFolder(Path(temporary)), Assignment("arm", Stage.SEARCH, 0, mapping, {}, 0)
         begin = time.perf_counter()
         for last in run_trial(assignment, run, threads):
             kept = time.time() - last["time"]  # its checkpoint and its picture

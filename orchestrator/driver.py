@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import shapes
-from orchestrator.causes import DISK_FULL, KILLED, NODE_LOST, PREEMPTED, SILENT
+from orchestrator.causes import FINISHED, Cause, End, State, ending
 from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
 from orchestrator.machines import Lost, Machines
-from orchestrator.runs import FINISHED, StorageError, read_json, write_bytes, write_json
+from orchestrator.runs import StorageError, read_json, write_bytes, write_json
 from orchestrator.trial import Assignment
 
 TICK_SECONDS = 0.25  # between two looks at the board and at requests
@@ -38,7 +38,7 @@ class Driver:
         self.ledger, self.view, self.machines, self.outside = ledger, view, machines, outside
         self.trials: dict[str, str] = {}  # Ray's trial id -> ours
         self.again: list[Assignment] = []  # trials whose process died
-        self.died: list[tuple[str, str, Lost]] = []  # (trial, cause, whether its machine is lost, once that is known)
+        self.died: list[tuple[str, BaseException | None, bool, Lost]] = []  # (trial, error, silent, machine lost?)
         self.unwanted: set[str] = set()  # trials that somebody asked to stop
         self.stopping = ""  # why, once the sweep is to end before it is complete
         self.failure: Exception | None = None
@@ -76,43 +76,46 @@ class Driver:
         """Take note of an evaluation; True where the trial is to stop here."""
         trial = self.trials[ray_id]
         if self.ledger.report(trial, record):
-            self.ledger.close(trial, "pruned")
+            self.ledger.close(trial, End(State.PRUNED))
             return True
         if trial in self.unwanted:
-            self.ledger.close(trial, "stopped", "asked to stop")
+            self.ledger.close(trial, End(State.STOPPED, Cause.ASKED))
             return True
         return bool(self.stopping) or self.machines.leaves(trial)
 
-    def ended(self, ray_id: str, cause: str | None = None) -> None:
-        """A trial left its worker: at its end, pruned, stopped by us, or because its process died of `cause`."""
+    def ended(self, ray_id: str, error: BaseException | None = None) -> None:
+        """A trial left its worker: at its end, pruned, stopped by us, or because its process died, of `error`."""
         trial = self.trials.pop(ray_id, None)
         if trial is None or trial not in self.ledger.rows or self.failure is not None:
             return  # after a failure nothing is written any more: half a line may stand at the end of the journal
         self.machines.ended(trial)
-        status = self.ledger.run.trial(trial).read_status()
-        if self.stopping and status.get("state") == "running":
+        status, silent = self.ledger.run.trial(trial).read_status(), self.is_silent(trial)
+        alive = status.get("state") not in FINISHED
+        if self.stopping and alive:
             return  # stays RUNNING in the ledger: the next start continues it
-        if status.get("cause") == DISK_FULL or status.get("state") not in FINISHED:
+        end = ending(status, error, silent=silent)
+        if alive or end.policy.stops:
             check_space(self.ledger)
-        if status.get("state") in FINISHED:
-            self.machines.nodes.ended(status.get("node"), status.get("cause"))
-            self.close(trial)
-        elif cause is None and self.machines.leaves(trial):
-            self.close(trial, PREEMPTED)  # after an evaluation: it goes on elsewhere
+        if alive and error is None and self.machines.leaves(trial):
+            self.close(trial, End(State.FAILED, Cause.PREEMPTED))  # after an evaluation: it goes on elsewhere
+        elif alive:
+            self.died.append((trial, error, silent, self.machines.lost(status.get("node"))))
         else:
-            lost = self.machines.lost(status.get("node"))
-            self.died.append((trial, SILENT if self.is_silent(trial) else cause or KILLED, lost))
+            self.machines.nodes.ended(status.get("node"), end.cause)
+            self.close(trial, end)
 
     def settle(self) -> None:
         """Hand out again what died, once it is known whether its machine died with it."""
         for death in list(self.died):
-            trial, cause, lost = death
+            trial, error, silent, lost = death
             if (answer := lost()) is not None:
                 self.died.remove(death)
-                self.close(trial, NODE_LOST if answer else cause)
+                status = self.ledger.run.trial(trial).read_status()
+                self.close(trial, ending(status, error, silent=silent, lost=answer))
 
-    def close(self, trial: str, cause: str | None = None) -> None:
-        retry = self.ledger.close(trial, cause=cause)
+    def close(self, trial: str, end: End) -> None:
+        """Tell the ledger how a trial ended, and hand it out again where that follows."""
+        retry = self.ledger.close(trial, end)
         if retry is not None:
             self.again.append(retry)
 
@@ -153,7 +156,7 @@ class Driver:
         """Kill the processes of trials that hang and have not ended themselves, for example because they are frozen."""
         for ray_id, trial in list(self.trials.items()):
             state = self.ledger.run.trial(trial).read_status().get("state")
-            if state == "running" and self.is_silent(trial, GRACE_SECONDS):
+            if state == State.RUNNING and self.is_silent(trial, GRACE_SECONDS):
                 self.outside.kill(ray_id)
 
     # ---- where the sweep stands -------------------------------------------------------------------------------------

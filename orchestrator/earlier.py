@@ -6,24 +6,25 @@ import optuna
 from optuna.trial import FixedTrial, TrialState, create_trial
 
 from aiqn_core.config import settled
-from orchestrator.runs import RECORDED, Run, RunFolderError, load_runs
+from orchestrator.causes import RECORDED, Stage
+from orchestrator.runs import Run, RunFolderError, load_runs
 from orchestrator.sections import Sweep
 from orchestrator.space import optuna_params, suggest
 
 ATTRIBUTE = "earlier"  # of a trial in the study: the run folder and trial that it was taken from
 
 
-def tell_earlier(sweep: Sweep, studies: dict[tuple[str, str], optuna.Study]) -> None:
+def tell_earlier(sweep: Sweep, studies: dict[tuple[str, Stage], optuna.Study]) -> None:
     """Add the trials of `search.from` to the search studies, once; a start that was killed in between goes on.
 
     Raises RunFolderError where the run is missing, or none of its trials is one that this sweep could have made.
     """
     source = sweep.search.earlier
-    if source is None or all(studies[arm, "search"].user_attrs.get(ATTRIBUTE) == source for arm in sweep.arms):
+    if source is None or all(studies[arm, Stage.SEARCH].user_attrs.get(ATTRIBUTE) == source for arm in sweep.arms):
         return
     fitting = fitting_runs(sweep)
     for arm in sweep.arms:
-        study = studies[arm, "search"]
+        study = studies[arm, Stage.SEARCH]
         known = {trial.user_attrs.get(ATTRIBUTE) for trial in study.get_trials(deepcopy=False)}
         for run in fitting[arm]:
             if (origin := f"{source} {run.id}") not in known:
@@ -34,7 +35,7 @@ def tell_earlier(sweep: Sweep, studies: dict[tuple[str, str], optuna.Study]) -> 
 def fitting_runs(sweep: Sweep) -> dict[str, list[Run]]:
     """By arm the search trials of `search.from` that this sweep could have made; RunFolderError where there is none."""
     source = str(sweep.search.earlier)
-    runs = [run for run in load_runs(source) if run.stage == "search" and run.state in RECORDED]
+    runs = [run for run in load_runs(source) if run.stage == Stage.SEARCH and run.state in RECORDED]
     fitting = {arm: [run for run in runs if run.arm == arm and comparable(sweep, run)] for arm in sweep.arms}
     if not any(fitting.values()):
         raise RunFolderError(

@@ -18,7 +18,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from orchestrator.causes import DRIVER_ENDED, KILLED, UNCOUNTED, policy
+from orchestrator.causes import Again, Cause, End, Stage, State, ending
 from orchestrator.earlier import ATTRIBUTE, tell_earlier
 from orchestrator.journal import Journal
 from orchestrator.ranking import ranked
@@ -45,13 +45,13 @@ class Row:
     values: list[float] | None = None  # of the objectives at the last evaluation
     attempts: list[dict[str, Any]] = field(default_factory=list)  # those that were cut off: cause, time
     reported: set[int] = field(default_factory=set)
-    ended: str | None = None  # the state in which it had ended, of a trial whose folder is mended
+    ended: State | None = None  # the state in which it had ended, of a trial whose folder is mended
     until: int | None = None  # the step at which it had ended
 
     @property
     def retries(self) -> int:
         """How often it was tried again for a fault of the infrastructure."""
-        return sum(attempt["cause"] not in UNCOUNTED for attempt in self.attempts)
+        return sum(End(State.FAILED, attempt["cause"]).again == Again.COUNTED for attempt in self.attempts)
 
 
 class Ledger:
@@ -71,15 +71,15 @@ class Ledger:
             self.studies = {
                 (arm, stage): self._study(storage, arm, stage, f"{arm}/{stage}" in known)
                 for arm in sweep.arms
-                for stage in ("search", "final")
+                for stage in Stage
             }
         tell_earlier(sweep, self.studies)
         self.fewest = fewest_arrivals(sweep.search.pruner, sweep.search.min_arrivals)
         self.rows: dict[str, Row] = {}
-        self.states: dict[tuple[str, str], Counter[str]] = {key: Counter() for key in self.studies}
-        self.best: dict[tuple[str, str], tuple[float, int]] = {}
-        self.pending: list[tuple[str, str, FrozenTrial]] = []  # unfinished trials of a driver that is gone
-        self.damaged: list[tuple[str, str, FrozenTrial]] = []  # ended, but their folders have lost something
+        self.states: dict[tuple[str, Stage], Counter[str]] = {key: Counter() for key in self.studies}
+        self.best: dict[tuple[str, Stage], tuple[float, int]] = {}
+        self.pending: list[tuple[str, Stage, FrozenTrial]] = []  # unfinished trials of a driver that is gone
+        self.damaged: list[tuple[str, Stage, FrozenTrial]] = []  # ended, but their folders have lost something
         self._by_number: dict[str, ByNumber] = {}  # by arm
         self._winners: dict[str, tuple[int, list[FrozenTrial]]] = {}
         self.finals: dict[str, set[tuple[int, int]]] = {arm: set() for arm in sweep.arms}  # (source, seed), once chosen
@@ -88,9 +88,9 @@ class Ledger:
                 for frozen in study.get_trials(deepcopy=False):
                     self._take_up(arm, stage, frozen)
 
-    def _study(self, storage: JournalStorage, arm: str, stage: str, known: bool) -> optuna.Study:
+    def _study(self, storage: JournalStorage, arm: str, stage: Stage, known: bool) -> optuna.Study:
         name = f"{arm}/{stage}"
-        pruner = self._pruner(arm) if stage == "search" else optuna.pruners.NopPruner()
+        pruner = self._pruner(arm) if stage == Stage.SEARCH else optuna.pruners.NopPruner()
         directions = [objective.direction for objective in self.objectives]
         if known:  # to create it again would write to the journal at every start
             study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
@@ -104,17 +104,17 @@ class Ledger:
         settings = completed(self.sweep.search.pruner, base["evaluate"]["every"], base["train"]["steps"])
         return make_pruner(settings, self.sweep.search.objective.direction)
 
-    def _take_up(self, arm: str, stage: str, frozen: FrozenTrial) -> None:
+    def _take_up(self, arm: str, stage: Stage, frozen: FrozenTrial) -> None:
         """Count a trial of an earlier start, or note that there is work left in it."""
         if frozen.state == TrialState.RUNNING:
             self.pending.append((arm, stage, frozen))
-        if stage == "final":
+        if stage == Stage.FINAL:
             self.finals[arm].add((frozen.user_attrs["source"], frozen.user_attrs["seed"]))
         if ATTRIBUTE in frozen.user_attrs or not frozen.state.is_finished():
             return
-        state = (frozen.user_attrs.get("outcome") or {}).get("state", "failed")
+        state = State((frozen.user_attrs.get("outcome") or {}).get("state", State.FAILED))
         self._count(arm, stage, frozen.number, state, frozen.values)
-        longer = self.sweep.final.steps if stage == "final" and self.sweep.final is not None else None
+        longer = self.sweep.final.steps if stage == Stage.FINAL and self.sweep.final is not None else None
         if not intact(self.run.trial(trial_id(arm, stage, frozen.number)), state, longer):
             self.damaged.append((arm, stage, frozen))
 
@@ -136,10 +136,10 @@ class Ledger:
             for arm in self.sweep.arms:
                 if self._search_complete(arm) and (assignment := self._next_final(arm)):
                     return assignment
-        arms = [arm for arm in self.sweep.arms if self.issued(arm, "search") < self.sweep.search.trials]
+        arms = [arm for arm in self.sweep.arms if self.issued(arm, Stage.SEARCH) < self.sweep.search.trials]
         if not arms:
             return None
-        return self._next_search(min(arms, key=lambda arm: self.issued(arm, "search")))
+        return self._next_search(min(arms, key=lambda arm: self.issued(arm, Stage.SEARCH)))
 
     @property
     def complete(self) -> bool:
@@ -147,16 +147,16 @@ class Ledger:
         idle = not self.rows and not self.pending and not self.damaged
         return idle and all(self._arm_complete(arm) for arm in self.sweep.arms)
 
-    def issued(self, arm: str, stage: str) -> int:
+    def issued(self, arm: str, stage: Stage) -> int:
         """How many trials of an arm have been handed out, in whatever state they are now."""
         rows = (row for row in self.rows.values() if row.ended is None)
         live = sum(row.assignment.arm == arm and row.assignment.stage == stage for row in rows)
         waiting = sum(pending[:2] == (arm, stage) for pending in self.pending)
         return self.states[arm, stage].total() + live + waiting
 
-    def expected(self, arm: str, stage: str) -> int:
+    def expected(self, arm: str, stage: Stage) -> int:
         """How many trials of an arm there will be; finals can be fewer where too few search trials completed."""
-        if stage == "search":
+        if stage == Stage.SEARCH:
             return self.sweep.search.trials
         if self.sweep.final is None:
             return 0
@@ -164,18 +164,18 @@ class Ledger:
             return max(self.sweep.final.top * len(self.sweep.final.seeds), len(self.finals[arm]))
         return len(self.finals[arm] | self._wanted(arm).keys())  # after more search trials others may have won
 
-    def steps(self, arm: str, stage: str) -> int:
+    def steps(self, arm: str, stage: Stage) -> int:
         """Training steps of one trial of a stage."""
-        longer = self.sweep.final.steps if stage == "final" and self.sweep.final is not None else None
+        longer = self.sweep.final.steps if stage == Stage.FINAL and self.sweep.final is not None else None
         return int(longer or self.sweep.arms[arm].base["train"]["steps"])
 
     def winners(self, arm: str) -> list[FrozenTrial]:
         """The search trials that go on to the finals, best first."""
         if self.sweep.final is None:
             return []
-        ended = self.states[arm, "search"].total()
+        ended = self.states[arm, Stage.SEARCH].total()
         if self._winners.get(arm, (-1,))[0] != ended:  # sorted anew only when another trial has ended
-            trials = self.studies[arm, "search"].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            trials = self.studies[arm, Stage.SEARCH].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             own = [trial for trial in trials if ATTRIBUTE not in trial.user_attrs]
             self._winners[arm] = ended, ranked(own, self.objectives)[: self.sweep.final.top]
         return self._winners[arm][1]
@@ -186,7 +186,7 @@ class Ledger:
         return {(winner.number, seed): winner.params for winner in self.winners(arm) for seed in seeds}
 
     def _next_search(self, arm: str) -> Assignment:
-        study, space = self.studies[arm, "search"], self.sweep.arms[arm].space
+        study, space = self.studies[arm, Stage.SEARCH], self.sweep.arms[arm].space
         trials = study.get_trials(deepcopy=False)
         waiting = [trial.number for trial in trials[-1:] if trial.state == TrialState.WAITING]
         number = waiting[0] if waiting else len(trials)
@@ -194,12 +194,12 @@ class Ledger:
             self._enqueue(arm, number, trials)
         study.sampler = self._sampler(arm, number, space)
         trial = study.ask()
-        return self._hand_out(arm, "search", trial)
+        return self._hand_out(arm, Stage.SEARCH, trial)
 
     def _enqueue(self, arm: str, number: int, trials: list[FrozenTrial]) -> None:
         """Fix the parameters of the trial that is asked for next, where they are known already."""
         space = self.sweep.arms[arm].space
-        recorded = handed_out(self.run, trial_id(arm, "search", number), space)
+        recorded = handed_out(self.run, trial_id(arm, Stage.SEARCH, number), space)
         wanted = (self.sweep.search.enqueue or {}).get(arm, ())
         used = {trial.user_attrs.get("enqueued") for trial in trials}
         index = next((i for i in range(len(wanted)) if i not in used), None)
@@ -207,17 +207,17 @@ class Ledger:
             return
         fixed = recorded["fixed"] if recorded else partial_params(space, wanted[index or 0])
         same = index is not None and partial_params(space, wanted[index]).items() <= fixed.items()
-        self.studies[arm, "search"].enqueue_trial(fixed, user_attrs={"enqueued": index} if same else None)
+        self.studies[arm, Stage.SEARCH].enqueue_trial(fixed, user_attrs={"enqueued": index} if same else None)
 
     def _next_final(self, arm: str) -> Assignment | None:
         """The final that waits in the journal, or else the first that is missing."""
-        if self.sweep.final is None or self.issued(arm, "final") >= self.expected(arm, "final"):
+        if self.sweep.final is None or self.issued(arm, Stage.FINAL) >= self.expected(arm, Stage.FINAL):
             return None
-        study, space = self.studies[arm, "final"], self.sweep.arms[arm].space
+        study, space = self.studies[arm, Stage.FINAL], self.sweep.arms[arm].space
         trials = study.get_trials(deepcopy=False)
         if not any(trial.state == TrialState.WAITING for trial in trials):
             known, wanted = self.finals[arm], self._wanted(arm)
-            recorded = handed_out(self.run, trial_id(arm, "final", len(trials)), space)
+            recorded = handed_out(self.run, trial_id(arm, Stage.FINAL, len(trials)), space)
             if recorded and (pair := (recorded["source"], recorded["seed"])) not in known:
                 wanted = {pair: recorded["fixed"]}
             missing = [pair for pair in wanted if pair not in known]
@@ -227,9 +227,9 @@ class Ledger:
             known.add(missing[0])
             study.enqueue_trial(wanted[source, seed], user_attrs={"source": source, "seed": seed})
         study.sampler = optuna.samplers.RandomSampler(seed=0)  # never asked: every parameter is fixed
-        return self._hand_out(arm, "final", study.ask())
+        return self._hand_out(arm, Stage.FINAL, study.ask())
 
-    def _reissue(self, arm: str, stage: str, frozen: FrozenTrial) -> Assignment:
+    def _reissue(self, arm: str, stage: Stage, frozen: FrozenTrial) -> Assignment:
         """A trial that was handed out before, with the number, folder and parameters that it had."""
         study, space = self.studies[arm, stage], self.sweep.arms[arm].space
         recorded = handed_out(self.run, trial_id(arm, stage, frozen.number), space)
@@ -238,27 +238,29 @@ class Ledger:
         study.sampler = self._sampler(arm, frozen.number, space)  # for parameters that a crash left unsuggested
         attempts = list(frozen.user_attrs.get("attempts", []))
         if recorded:
-            attempts.append({"cause": DRIVER_ENDED, "time": time.time()})
+            attempts.append({"cause": Cause.DRIVER_ENDED, "time": time.time()})
         assignment = self._hand_out(arm, stage, Trial(study, frozen._trial_id), attempts)
         self.rows[assignment.id].reported = set(frozen.intermediate_values)
         return assignment
 
-    def _mend(self, arm: str, stage: str, frozen: FrozenTrial) -> Assignment:
+    def _mend(self, arm: str, stage: Stage, frozen: FrozenTrial) -> Assignment:
         """A trial that has ended, again: its checkpoint, or a training from the start, gives the same numbers."""
         attempts = frozen.user_attrs.get("attempts", [])
         assignment = self._hand_out(arm, stage, Trial(self.studies[arm, stage], frozen._trial_id), attempts)
         row = self.rows[assignment.id]
         outcome = frozen.user_attrs["outcome"]  # which only a trial that ended with its numbers has
-        row.ended, row.until = outcome["state"], outcome.get("step") if outcome["state"] == "pruned" else None
+        row.ended = State(outcome["state"])
+        row.until = outcome.get("step") if row.ended == State.PRUNED else None
         return assignment
 
     def _ended_already(self, assignment: Assignment) -> bool:
         """Tell the study of a trial whose folder shows that it ended; nobody has to train it."""
         folder, row = self.run.trial(assignment.id), self.rows[assignment.id]
         status = folder.read_status()
-        if row.ended is not None or status.get("state") not in FINISHED or policy(status.get("cause")).retried:
+        end = ending(status)
+        if row.ended is not None or status.get("state") not in FINISHED or end.again != Again.NEVER:
             return False
-        if not intact(folder, status["state"], assignment.config["train"]["steps"]):  # for example cut short
+        if not intact(folder, end.state, assignment.config["train"]["steps"]):  # for example cut short
             return False
         for record in folder.read_history():
             if "samples" in record or self.objectives[0].metric in record:
@@ -266,9 +268,11 @@ class Ledger:
         self.close(assignment.id)
         return True
 
-    def _hand_out(self, arm: str, stage: str, trial: Trial, attempts: list[dict[str, Any]] | None = None) -> Assignment:
+    def _hand_out(
+        self, arm: str, stage: Stage, trial: Trial, attempts: list[dict[str, Any]] | None = None
+    ) -> Assignment:
         params = suggest(trial, self.sweep.arms[arm].space)
-        if stage == "search":
+        if stage == Stage.SEARCH:
             seed, source = trial_seed(self.sweep.search.seed, arm, trial.number), None
             config = self.sweep.config(arm, params, seed)
         else:
@@ -294,10 +298,10 @@ class Ledger:
         return sampler
 
     def _search_complete(self, arm: str) -> bool:
-        return self.states[arm, "search"].total() >= self.sweep.search.trials
+        return self.states[arm, Stage.SEARCH].total() >= self.sweep.search.trials
 
     def _arm_complete(self, arm: str) -> bool:
-        return self._search_complete(arm) and self.states[arm, "final"].total() >= self.expected(arm, "final")
+        return self._search_complete(arm) and self.states[arm, Stage.FINAL].total() >= self.expected(arm, Stage.FINAL)
 
     # ---- what became of it --------------------------------------------------------------------------------------
 
@@ -318,30 +322,27 @@ class Ledger:
             row.trial.report(row.values[0], row.step)
         last = row.step >= row.assignment.config["train"]["steps"]
         known = row.step < max(row.reported)  # said again by another attempt: it was judged there, and went on
-        return row.assignment.stage == "search" and not last and not known and is_pruned(row.trial, self.fewest)
+        return row.assignment.stage == Stage.SEARCH and not last and not known and is_pruned(row.trial, self.fewest)
 
-    def close(self, trial: str, state: str | None = None, cause: str | None = None) -> Assignment | None:
+    def close(self, trial: str, end: End | None = None) -> Assignment | None:
         """Take a trial out of the workers' hands and tell its study how it ended.
 
-        A `state` is decided here and written to its folder; without one the folder's status tells, or, where its
-        process ended without a word, `cause`. Returns the assignment where it is to be handed out again.
+        Without an `end` the folder's status tells it. One that is decided here (pruned, stopped) is written to the
+        folder. Returns the assignment where it is to be handed out again.
         """
         row, folder = self.rows[trial], self.run.trial(trial)
         status = folder.read_status()
-        if state is not None:
-            folder.update_status(state=state, cause=cause, step=row.step)
-        elif status.get("state") in FINISHED:
-            state, cause = status["state"], status.get("cause")
-        else:
-            state, cause = "failed", cause or KILLED
-        if state == "failed" and policy(cause).retried:
-            row.attempts.append({"cause": cause, "time": time.time()})
+        end = end or ending(status)
+        if end.again != Again.NEVER:
+            row.attempts.append({"cause": end.recorded, "time": time.time()})
             if row.retries <= self.sweep.resources.retries:
                 return self._again(row)
-            message = f"{cause} {row.retries} times; see {folder.log}"
-            folder.update_status(state=state, cause=cause, message=status.get("message") or message)
+            message = status.get("message") or f"{end.recorded} {row.retries} times; see {folder.log}"
+            folder.update_status(state=end.state, cause=end.recorded, message=message)
+        elif status.get("state") not in FINISHED or status["state"] != end.state:
+            folder.update_status(state=end.state, cause=end.recorded, step=row.step)
         if row.ended is None:
-            self._tell(row, state, cause, folder.read_status())
+            self._tell(row, end, folder.read_status())
         del self.rows[trial]
         return None
 
@@ -353,13 +354,13 @@ class Ledger:
         row.assignment = dataclasses.replace(row.assignment, causes=causes)
         return row.assignment
 
-    def _tell(self, row: Row, state: str, cause: str | None, status: dict[str, Any]) -> None:
+    def _tell(self, row: Row, end: End, status: dict[str, Any]) -> None:
         causes = [attempt["cause"] for attempt in row.attempts]
-        outcome = {"state": state, "cause": cause, "attempts": status.get("attempts", 0), "causes": causes}
+        outcome = {"state": end.state, "cause": end.recorded, "attempts": status.get("attempts", 0), "causes": causes}
         row.trial.set_user_attr("outcome", outcome | {"step": row.step})
-        values = row.values if state == "completed" else None
-        row.trial.study.tell(row.trial, values=values, state=told(state, cause, values), skip_if_finished=True)
-        self._count(row.assignment.arm, row.assignment.stage, row.assignment.number, state, values)
+        values = row.values if end.state == State.COMPLETED else None
+        row.trial.study.tell(row.trial, values=values, state=told(end, values), skip_if_finished=True)
+        self._count(row.assignment.arm, row.assignment.stage, row.assignment.number, end.state, values)
 
     def remember_runs(self, mlflow_runs: dict[str, str]) -> None:
         """Keep the MLflow run ids of the trials (id -> run id) in their studies."""
@@ -369,9 +370,9 @@ class Ledger:
             if own != study.user_attrs.get("mlflow_runs", {}):
                 study.set_user_attr("mlflow_runs", own)
 
-    def _count(self, arm: str, stage: str, number: int, state: str, values: list[float] | None) -> None:
+    def _count(self, arm: str, stage: Stage, number: int, state: State, values: list[float] | None) -> None:
         self.states[arm, stage][state] += 1
-        if state != "completed" or values is None or not math.isfinite(values[0]):
+        if state != State.COMPLETED or values is None or not math.isfinite(values[0]):
             return
         best = self.best.get((arm, stage))
         better = best is None or (values[0] < best[0]) == (self.objectives[0].direction == "minimize")
@@ -391,10 +392,8 @@ def consistent(run: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def told(state: str, cause: str | None, values: list[float] | None) -> TrialState:
-    """What Optuna is told of a trial that ended in `state`, so that its sampler learns the truth."""
-    if state == "completed" and values is not None:
+def told(end: End, values: list[float] | None) -> TrialState:
+    """What Optuna is told of a trial that ended so, with these values at its end: its sampler learns the truth."""
+    if end.state == State.COMPLETED and values is not None:
         return TrialState.COMPLETE
-    if state in ("pruned", "diverged") or policy(cause).avoided:
-        return TrialState.PRUNED
-    return TrialState.FAIL
+    return TrialState.PRUNED if end.state == State.PRUNED else TrialState[end.policy.told]

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from orchestrator.causes import Stage
+
 LINE_SECONDS = 15.0  # between plain lines where nothing ended
 
 
@@ -20,7 +22,7 @@ class Tally:
     """Where one stage of one arm stands."""
 
     arm: str
-    stage: str
+    stage: Stage
     expected: int
     states: dict[str, int]  # of the trials that ended
     running: list[tuple[str, int, int]]  # (trial, step, steps)

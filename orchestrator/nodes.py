@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.causes import GPU_FAULT
+from orchestrator.causes import Cause
 from orchestrator.sections import Resources
 
 FAULTS_IN_A_ROW = 2  # of different trials, after which a machine is avoided
@@ -64,7 +64,7 @@ class Nodes:
         """A trial ended on a machine, of `cause` or well."""
         if node not in self.there:
             return
-        if cause == GPU_FAULT:
+        if cause == Cause.GPU_FAULT:
             self.faults[node] += 1
         else:
             del self.faults[node]

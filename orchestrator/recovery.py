@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from orchestrator.causes import RECORDED, State
 from orchestrator.journal import usable
-from orchestrator.runs import RECORDED, RunFolder, RunFolderError, TrialFolder
+from orchestrator.runs import RunFolder, RunFolderError, TrialFolder
 from orchestrator.space import Space, optuna_params
 
 
@@ -59,12 +60,12 @@ def intact(folder: TrialFolder, state: str, steps: int | None = None) -> bool:
     status, recorded = folder.read_status(), folder.read_config()
     if status.get("state") != state or recorded is None:
         return False
-    if state == "pruned":  # its process may have measured more than the driver had heard of
+    if state == State.PRUNED:  # its process may have measured more than the driver had heard of
         return (folder.last_step() or 0) >= (status.get("step") or 0)
     asked = (recorded["config"].get("train") or {}).get("steps")
-    if state == "completed" and (asked is None or (steps is not None and asked < steps)):
+    if state == State.COMPLETED and (asked is None or (steps is not None and asked < steps)):
         return False
-    return folder.last_step() == (asked if state == "completed" else status.get("step"))
+    return folder.last_step() == (asked if state == State.COMPLETED else status.get("step"))
 
 
 def handed_out(run: RunFolder, trial: str, space: Space) -> dict[str, Any] | None:

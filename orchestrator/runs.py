@@ -30,13 +30,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator import shapes
+from orchestrator.causes import FINISHED as FINISHED
+from orchestrator.causes import RECORDED, Stage
 
 FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # of sweeps (also "-") and arms: never a path, never hidden
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 TRIAL_ID = re.compile(r"(?P<arm>[A-Za-z0-9][A-Za-z0-9_.]*)-(?P<stage>search|final)-(?P<number>\d+)")
-FINISHED = ("completed", "pruned", "diverged", "failed", "stopped")  # states after which a trial is not continued
-RECORDED = ("completed", "pruned", "diverged")  # ends that leave all their numbers in the folder
 DAMAGED = "damaged"  # shown in place of the state of a trial whose files cannot be used
 
 
@@ -63,11 +63,11 @@ class Run:
     """One trial as recorded: what it was asked to do and what it measured."""
 
     arm: str
-    stage: str  # "search" or "final"
+    stage: Stage
     number: int
     config: dict[str, Any]  # the full resolved configuration of the training
     history: list[dict[str, Any]]  # one record per line of metrics.jsonl, by increasing step
-    state: str  # running | completed | pruned | diverged | failed | stopped | damaged
+    state: str  # of State, or "damaged", or another word where the status is of another version
     cause: str | None = None
     params: dict[str, Any] = field(default_factory=dict)  # dotted path -> value chosen by the search
     seed: int = 0
@@ -384,7 +384,7 @@ def load_runs(run_folder: Path | str) -> list[Run]:
     except OSError as error:  # `glob` would pass over it: nothing would seem to have started
         raise RunFolderError(f"{folder.trials}: cannot be read ({error.strerror})") from error
     runs = [load_run(folder, name) for name in names if TRIAL_ID.fullmatch(name)]
-    order = ("search", "final")
+    order = list(Stage)
     return sorted((run for run in runs if run), key=lambda run: (run.arm, order.index(run.stage), run.number))
 
 
@@ -408,7 +408,7 @@ def load_run(run: RunFolder, trial: str) -> Run | None:
         known = {**known, "state": DAMAGED, "cause": first.file.name, "message": str(first)}
     return Run(
         arm=match["arm"],
-        stage=match["stage"],
+        stage=Stage(match["stage"]),
         number=int(match["number"]),
         config=content.get("config", {}),
         history=history,

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import shapes
-from orchestrator.causes import KILLED, KILLED_FOR_MEMORY, NODE_LOST, PREEMPTED, WORKER_LOST
+from orchestrator.causes import Cause, ending
 from orchestrator.continuing import check_continues
 from orchestrator.control import note_stop, take_requests
 from orchestrator.driver import Driver, Outside, Spent, check_space, storage_error
@@ -37,7 +37,7 @@ from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs,
 from orchestrator.sections import Sweep
 from orchestrator.stores import Store, choose, note
 from orchestrator.tracking import Mirroring, mirroring
-from orchestrator.trial import Assignment, classify, is_evaluation, run_trial
+from orchestrator.trial import Assignment, is_evaluation, run_trial
 
 if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
@@ -212,8 +212,8 @@ class LedgerScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         self.ray_trials.pop(trial.trial_id, None)
-        cause = cause_of_death(trial.get_pickled_error())
-        guarded(self.driver, lambda: self.driver.ended(trial.trial_id, cause), None)
+        error = trial.get_pickled_error()
+        guarded(self.driver, lambda: self.driver.ended(trial.trial_id, error), None)
 
 
 class Ticks(tune.Stopper):
@@ -240,19 +240,6 @@ def guarded(driver: Driver, action: Callable[[], Any], otherwise: Any) -> Any:
         return otherwise
 
 
-def cause_of_death(error: Exception | None) -> str:
-    """Why a trial's process ended, where it left no word itself."""
-    if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in str(error):  # Ray's memory monitor
-        return KILLED_FOR_MEMORY
-    if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
-        return classify(error.cause)[1]
-    if getattr(error, "preempted", False):
-        return PREEMPTED
-    if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in str(error):
-        return NODE_LOST
-    return KILLED
-
-
 class Trial(tune.Trainable):
     """One training as a Ray actor: a step is the next evaluation. Actors are reused, except after an error."""
 
@@ -260,7 +247,7 @@ class Trial(tune.Trainable):
         self.open(config)
 
     def open(self, config: dict) -> None:
-        assignment, run = Assignment(**json.loads(config["assignment"])), RunFolder(Path(config["run"]))
+        assignment, run = Assignment.from_json(config["assignment"]), RunFolder(Path(config["run"]))
         self.stack = ExitStack()
         self.team = Team(config, assignment, run)
         workers = self.stack.enter_context(self.team.working())
@@ -355,9 +342,10 @@ class Team:
         except Exception as error:
             if self.over.is_set():
                 return
-            state, cause = classify(error)
-            if isinstance(error, ray.exceptions.RayTaskError) and cause != WORKER_LOST:
-                self.folder.update_status(state=state, cause=cause, message=f"on another worker: {error}"[:500])
+            end = ending({}, error)
+            if isinstance(error, ray.exceptions.RayTaskError) and end.cause != Cause.WORKER_LOST:
+                message = f"on another worker: {error}"[:500]
+                self.folder.update_status(state=end.state, cause=end.recorded, message=message)
             os._exit(1)
 
     def verdict(self) -> None:

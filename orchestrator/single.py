@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiqn_core.config import ConfigError, TrainConfig
+from orchestrator.causes import Stage
 from orchestrator.document import Document, SweepError
 from orchestrator.runs import FORMAT, SWEEP_NAME, RunFolder, RunFolderError, TrialFolder, write_bytes, write_json
 from orchestrator.trial import Assignment, check_folder, run_trial
@@ -46,7 +47,7 @@ def train_one(path: Path | str, runs_dir: Path | str = "runs") -> SingleRun:
     if not SWEEP_NAME.fullmatch(name):
         raise RunFolderError(f"{path}: saw the name {name!r}, expected letters, digits and _.- for the run folder")
     run = RunFolder(Path(runs_dir) / name)
-    assignment = Assignment(config.model.name, "search", 0, config.to_dict(), {}, config.seed)
+    assignment = Assignment(config.model.name, Stage.SEARCH, 0, config.to_dict(), {}, config.seed)
     return SingleRun(run.trial(assignment.id), config, _records(run, assignment, config, text, f"{COMMAND} {path}"))
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import shapes
-from orchestrator.causes import policy
+from orchestrator.causes import End, Stage, State
 from orchestrator.runs import DAMAGED, Damage, Run, RunFolder, TrialFolder, load_runs, objectives, read_checked
 from orchestrator.submit.targets import state_line
 
-TROUBLED = ("failed", "diverged", "stopped")
+TROUBLED = (State.FAILED, State.DIVERGED, State.STOPPED)
 MOST_DAMAGED = 10  # that are listed
 SHOWN = 3  # trials of each cause that are named with their logs
 
@@ -24,9 +24,9 @@ def status_lines(run_folder: Path | str) -> list[str]:
     runs, sweep = load_runs(folder.path), content["sweep"]
     lines = [f"{content['name']}: {'finished' if content['finished'] else 'not finished'}"]
     for arm in sweep["arms"]:
-        for stage in ("search", "final"):
+        for stage in Stage:
             own = [run for run in runs if (run.arm, run.stage) == (arm, stage)]
-            if stage == "search" or sweep["final"] or own:
+            if stage == Stage.SEARCH or sweep["final"] or own:
                 lines.append(f"  {arm} {stage}: {_stage(own, stage, sweep)}")
     lines += [*_causes(runs), *_troubles(runs), *_damages(runs)]
     if (owner := folder.owner()) is not None:
@@ -47,9 +47,11 @@ def status_lines(run_folder: Path | str) -> list[str]:
     return lines
 
 
-def _stage(runs: list[Run], stage: str, sweep: dict) -> str:
+def _stage(runs: list[Run], stage: Stage, sweep: dict) -> str:
     final = sweep["final"]
-    expected = sweep["search"]["trials"] if stage == "search" else final["top"] * len(final["seeds"]) if final else 0
+    expected = (
+        sweep["search"]["trials"] if stage == Stage.SEARCH else final["top"] * len(final["seeds"]) if final else 0
+    )
     counts = Counter(run.state for run in runs)
     parts = [f"{sum(counts.values()) - counts['running'] - counts[DAMAGED]}/{expected} done"]
     parts += [f"{count} {state}" for state, count in sorted(counts.items()) if state != "completed"]
@@ -76,7 +78,7 @@ def _causes(runs: list[Run]) -> list[str]:
     for cause in sorted({*retried, *ended}):
         counts = [f"ended {ended[cause]}"] if ended[cause] else []
         counts += [f"tried again {retried[cause]}"] if retried[cause] else []
-        told = " (the sampler avoids it)" if ended[cause] and policy(cause).avoided else ""
+        told = " (the sampler avoids it)" if ended[cause] and End(State.FAILED, cause).policy.told == "PRUNED" else ""
         lines.append(f"  {cause}: {', '.join(counts)}{told}")
     return ["causes:", *lines] if lines else []
 

@@ -20,19 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiqn_core.config import ConfigError, TrainConfig, config_hash, settled
-from orchestrator.causes import (
-    CONFIGURATION,
-    DATA_MISSING,
-    DISK_FULL,
-    GPU_FAULT,
-    GPU_MEMORY,
-    HOST_MEMORY,
-    NOT_FINITE,
-    STORAGE,
-    WORKER_LOST,
-    no_space,
-    unreachable,
-)
+from orchestrator.causes import Cause, Stage, State, ending
 from orchestrator.data_checks import check_trial_data
 from orchestrator.runs import (
     FORMAT,
@@ -56,13 +44,19 @@ class Assignment:
     """What one trial is asked to do; plain values, so that it travels as JSON."""
 
     arm: str
-    stage: str
+    stage: Stage
     number: int
     config: dict[str, Any]
     params: dict[str, Any]
     seed: int
     source: int | None = None  # of a final: the search trial whose parameters it takes
     causes: list[str] = field(default_factory=list)  # why earlier attempts were cut off
+
+    @classmethod
+    def from_json(cls, text: str) -> "Assignment":
+        """The assignment that `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "stage": Stage(values["stage"])})
 
     @property
     def id(self) -> str:
@@ -98,7 +92,7 @@ def run_trial(
         check_folder(folder, assignment)
         check_trial_data(run, folder, assignment.config["data"])
         folder.update_status(
-            state="running",
+            state=State.RUNNING,
             cause=None,
             causes=assignment.causes,
             message=None,
@@ -117,15 +111,16 @@ def run_trial(
                 step = record["step"]
                 yield record
         except Exception as error:
-            state, cause = classify(error)
+            end = ending({}, error)
             with suppress(OSError):  # where the disk is full, the exception itself must do
-                if cause == WORKER_LOST:
+                if end.cause == Cause.WORKER_LOST:
                     log.error("%s", error)
                     raise  # like a process that died: the status stays "running", and the driver decides
-                log.error("%s", traceback.format_exc() if state == "failed" else error)
-                folder.update_status(state=state, cause=cause, message=_first_line(error), step=folder.last_step())
+                log.error("%s", traceback.format_exc() if end.state == State.FAILED else error)
+                message, step = _first_line(error), folder.last_step()
+                folder.update_status(state=end.state, cause=end.recorded, message=message, step=step)
             raise
-        folder.update_status(state="completed", step=step)
+        folder.update_status(state=State.COMPLETED, step=step)
         log.info("completed")
 
 
@@ -243,38 +238,6 @@ def check_folder(folder: TrialFolder, assignment: Assignment) -> None:
         for path in (folder.checkpoint, previous_checkpoint(folder.checkpoint), folder.metrics):
             path.unlink(missing_ok=True)
         shutil.rmtree(folder.samples(0).parent, ignore_errors=True)
-
-
-def classify(error: Exception) -> tuple[str, str]:
-    """The state and cause of a trial that ended in an exception."""
-    import torch
-
-    from aiqn_core.parallel import WorkerLostError
-    from aiqn_core.training import DivergedError
-
-    text = str(error)
-    match error:
-        case DivergedError():
-            return "diverged", NOT_FINITE
-        case torch.cuda.OutOfMemoryError():
-            return "failed", GPU_MEMORY
-        case RuntimeError() if "ALLOC_FAILED" in text:  # of cuBLAS and cuDNN, which have no type of their own
-            return "failed", GPU_MEMORY
-        case MemoryError():
-            return "failed", HOST_MEMORY
-        case RuntimeError() if "DefaultCPUAllocator" in text:
-            return "failed", HOST_MEMORY
-        case RuntimeError() if "CUDA error" in text or isinstance(error, torch.AcceleratorError):
-            return "failed", GPU_FAULT
-        case DataMissingError():
-            return "failed", DATA_MISSING
-        case ConfigError():
-            return "failed", CONFIGURATION
-        case WorkerLostError():
-            return "failed", WORKER_LOST
-        case _:
-            known = DISK_FULL if no_space(error) else STORAGE if unreachable(error) else None
-            return "failed", known or type(error).__name__
 
 
 @contextmanager

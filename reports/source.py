@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import shapes
+from orchestrator.causes import Stage
 from orchestrator.moved import bring_home
 from orchestrator.runs import TRIAL_ID, Run, RunFolder, RunFolderError, read_json
 from orchestrator.stores import VARIABLE, plain, store_of_run, without_password
@@ -107,7 +108,7 @@ def _read(client: "MlflowClient", runs: Sequence[Any]) -> list[Run]:
         for run_id, point in _points(client, having, key):
             record = histories[run_id].setdefault(point.step, {"step": point.step, "time": point.timestamp / 1000})
             record[key] = int(point.value) if key in WHOLE else point.value
-    order = ("search", "final")
+    order = list(Stage)
     found = [_run(run, histories[run.info.run_id]) for run in runs]
     return sorted(found, key=lambda run: (run.arm, order.index(run.stage), run.number))
 
@@ -119,7 +120,7 @@ def _run(run: Any, history: dict[int, dict[str, Any]]) -> Run:
     recorded, status = json.loads(tags[RECORDED_TAG]), json.loads(tags.get(STATUS_TAG, "{}"))
     return Run(
         arm=match["arm"],
-        stage=match["stage"],
+        stage=Stage(match["stage"]),
         number=int(match["number"]),
         config=recorded["config"],
         history=[history[step] for step in sorted(history)],

@@ -9,6 +9,7 @@ from dataclasses import replace
 import optuna
 import pytest
 
+from orchestrator.causes import End, State
 from orchestrator.ledger import Ledger, repair, told
 from orchestrator.recovery import intact
 from orchestrator.runs import FORMAT, RunFolder, load_runs, write_json
@@ -73,7 +74,7 @@ def work(ledger, assignment, until=None):
         if step not in {old["step"] for old in folder.read_history()}:
             folder.append_metrics([record])
         if ledger.report(assignment.id, record):
-            ledger.close(assignment.id, "pruned")
+            ledger.close(assignment.id, End(State.PRUNED))
             return True
     if until is None:
         folder.update_status(state="completed")
@@ -275,7 +276,7 @@ def test_infrastructure_is_tried_again_and_then_given_up(open_ledger):
     ],
 )
 def test_what_the_sampler_is_told(state, cause, value, expected):
-    assert told(state, cause, value).name == expected
+    assert told(End(State(state), cause), value).name == expected
 
 
 def test_a_diverged_trial_ends_in_the_journal_and_is_no_winner(open_ledger):
@@ -338,7 +339,7 @@ def test_an_evaluation_that_is_said_again_is_not_judged_again(open_ledger):
         good = other.id if other.arm == late.arm else None
     assert not ledger.report(late.id, {"step": 2, "time": 2.0, "fd_lite0": 1000.0})
     assert ledger.report(late.id, {"step": 4, "time": 4.0, "fd_lite0": 1000.0})
-    ledger.close(late.id, "pruned")
+    ledger.close(late.id, End(State.PRUNED))
     assert folder.read_status()["step"] == 4
 
 
@@ -397,7 +398,7 @@ def test_of_equal_trials_the_earlier_goes_on_and_a_pruned_one_never(open_ledger)
         folder = start(ledger, assignment)
         ledger.report(assignment.id, {"step": 6, "time": 0.0, "fd_lite0": values[assignment.number]})
         folder.update_status(state="completed")
-        ledger.close(assignment.id, "pruned" if assignment.number == 2 else None)
+        ledger.close(assignment.id, End(State.PRUNED) if assignment.number == 2 else None)
     assert sorted(set(finals)) == [("pixelcnn", 1), ("pixelcnn", 3), ("pixeliqn", 1), ("pixeliqn", 3)]
     assert len(finals) == 12
 
@@ -475,7 +476,7 @@ def test_attempts_and_their_causes_are_kept(open_ledger):
     trial = ledger.next()
     for cause in ("preempted", "node lost", "silent", "preempted", "process killed"):  # two of them count
         start(ledger, trial)
-        assert ledger.close(trial.id, cause=cause) is not None
+        assert ledger.close(trial.id, End(State.FAILED, cause)) is not None
     assert [each["cause"] for each in ledger.rows[trial.id].attempts][:2] == ["preempted", "node lost"]
     again = open_ledger().next()
     causes = ["preempted", "node lost", "silent", "preempted", "process killed", "driver ended"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sweep_files import SMALL
 from typer.testing import CliRunner
 
+from orchestrator.causes import Cause, End, State
 from orchestrator.cli import app
 from orchestrator.document import SweepError
 from orchestrator.ledger import Ledger
@@ -148,7 +149,7 @@ def check(folder, text):
             for _ in sweep.arms:
                 assignment = ledger.next()
                 assert run.trial(assignment.id).path.resolve().parent == run.trials.resolve()
-                ledger.close(assignment.id, "stopped")
+                ledger.close(assignment.id, End(State.STOPPED, Cause.ASKED))
     assert {item.name for item in folder.iterdir()} <= {"s.yaml", "runs"}
     assert not CANARY.exists()
 
