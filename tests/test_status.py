@@ -18,7 +18,8 @@ def test_trials_by_state_best_so_far_and_each_trouble_with_its_log(run, record_t
     record_trial(run, "cnn-search-0", steps=(2, 5))
     record_trial(run, "cnn-search-1", steps=(2,))
     record_trial(run, "cnn-search-2", "running", steps=(2,))
-    record_trial(run, "iqn-search-0", "failed", cause="exception", message="boom", log="trials/iqn-search-0/log.txt")
+    elsewhere = "/where/it/was/trials/iqn-search-0/log.txt"  # before the run folder was moved
+    record_trial(run, "iqn-search-0", "failed", cause="exception", message="boom", log=elsewhere)
     write_json(run.mirror, {"records_behind": 11, "error": "connection refused", "runs": {}})
     lines = status_lines(run.path)
     assert lines[:3] == [
@@ -29,7 +30,7 @@ def test_trials_by_state_best_so_far_and_each_trouble_with_its_log(run, record_t
     assert "  iqn search: 1/4 done, 1 failed" in lines
     (trouble,) = [line for line in lines if "boom" in line]
     assert trouble.startswith("  iqn-search-0 failed (exception)")
-    assert trouble.endswith("log: trials/iqn-search-0/log.txt")
+    assert trouble.endswith(f"log: {run.trial('iqn-search-0').log}")
     assert lines[-1] == "MLflow: 11 records behind (connection refused)"
 
 
