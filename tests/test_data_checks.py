@@ -61,7 +61,8 @@ def test_a_run_folder_of_before_goes_on_with_the_data_of_its_trials(tmp_path, mo
     folder.path.mkdir(parents=True)
     protocol = {"data": "mine 0123456789abcdef"} if recorded else {}
     config = sweep.config("cnn", {}, 0).to_dict()
-    write_json(folder.config, {"config": config, "provenance": {"protocol": protocol}})
+    content = {"format": 1, "config": config, "params": {}, "seed": 0, "source": None}
+    write_json(folder.config, {**content, "provenance": {"protocol": protocol}})
     if recorded:
         with pytest.raises(RunFolderError, match=f"mine 0123456789abcdef .*{data}"):
             open_run(run, sweep)
