@@ -103,6 +103,8 @@ FACTS = {
     "low": Maybe(float),
     "high": Maybe(float),
     "beside": Maybe(bool),
+    "objection": Maybe(bool),
+    "up_to_real": Maybe(bool),
 }
 SEARCH = {
     "trials": COUNT,

@@ -24,7 +24,7 @@ from aiqn_core.config import dotted
 from orchestrator.lifeline import answers
 from orchestrator.moved import bring_home, home
 from orchestrator.runs import Run, RunFolder, RunFolderError, load_run, objectives, read_json, write_json
-from orchestrator.stores import OUTDATED, kept, plain, store_of_run, without_password
+from orchestrator.stores import OUTDATED, Store, kept, plain, store_of_run, without_password
 from orchestrator.watch import Watch
 
 if TYPE_CHECKING:
@@ -245,14 +245,12 @@ class Mirror:
 
     def _experiment(self) -> str:
         name, local = self.sweep["name"], not kept(self.sweep).served
-        if local:  # a database alone would put artifacts into the folder it is written from
-            bring_home(self.run, self.client.tracking_uri, own=self.client.tracking_uri == default_uri(self.run))
         known = self.client.get_experiment_by_name(name)
         if known is not None:
             if known.lifecycle_stage == "deleted":
                 self._restore(known.experiment_id)
             return known.experiment_id
-        location = home(self.run) if local else None
+        location = home(self.run) if local else None  # a database alone would take the folder it is written from
         # The kind opens MLflow's page of training runs rather than that of language models.
         return self.client.create_experiment(
             name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
@@ -329,6 +327,7 @@ class Progress:
         self.target: Mirror | None = None
         self.deleted: list[str] | None = None  # where the store holds everything: its deleted runs
         self.behind_since: float | None = None
+        self.at_home = False  # whether the addresses in the store were looked at
         self._written: dict[str, Any] = {}
         self._when = 0.0
 
@@ -356,6 +355,9 @@ class Progress:
 
     def send(self, client: "MlflowClient", last: bool) -> None:
         """Send what is missing; raises whatever the store raises, after which the store is asked anew what it holds."""
+        if not self.at_home and not Store(self.uri, "").served:
+            bring_home(self.run, self.uri, own=self.uri == default_uri(self.run))
+        self.at_home = True
         mark = self.mark() if last else ""
         if last and self.target is None and (experiment := mirrored_already(self.run, client, mark)) is not None:
             self.deleted = sorted(run.info.run_id for run in deleted_runs(client, experiment))
@@ -427,7 +429,8 @@ def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
             if progress.recorded or last:
                 progress.send(client(uri), last)
         except Exception as reason:  # whatever a store or the way to it may raise: wait, and try again
-            error, hopeless = plain(reason, uri), OUTDATED in str(reason)
+            error = str(reason) if isinstance(reason, RunFolderError) else plain(reason, uri)
+            hopeless = isinstance(reason, RunFolderError) or OUTDATED in str(reason)
         progress.note(error, last)
         if last and (not error or hopeless or time.monotonic() > deadline):
             return not error

@@ -18,6 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from aiqn_core.config import config_hash
+from orchestrator.causes import End, State
 from orchestrator.cli import app
 from orchestrator.ledger import Ledger
 from orchestrator.outcome import plain_errors
@@ -321,7 +322,7 @@ def started(run, sweep):
                 break
             folder = run.trial(assignment.id)
             check_folder(folder, assignment)
-            ledger.close(assignment.id, "stopped")
+            ledger.close(assignment.id, End(State.STOPPED))
 
 
 def call(function, *arguments):
