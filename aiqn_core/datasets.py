@@ -31,6 +31,21 @@ CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 FASHION_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
+
+
+def _imagenet(side: int, checksums: dict[str, str]) -> Dataset:
+    """ImageNet in small, both as downsampled ImageNet and as small ImageNet publish it."""
+    return Dataset(
+        partial(read_imagenet, side=side),
+        PUBLISHED[f"imagenet{side}"],
+        counts=((1_281_167, 50_000), (1_281_149, 49_999)),  # downsampled ImageNet, small ImageNet
+        shape=(3, side, side),
+        shuffle=True,
+        checksums=checksums,
+        cite="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, 2015; non-commercial use only",
+    )
+
+
 DATASETS = {
     "cifar10": Dataset(
         read_cifar10,
@@ -95,34 +110,24 @@ DATASETS = {
         },  # of the unpacked files
         cite="Xiao et al., Fashion-MNIST: a Novel Image Dataset for Benchmarking, 2017",
     ),
-    "imagenet32": Dataset(
-        partial(read_imagenet, side=32),
-        PUBLISHED["imagenet32"],
-        counts=((1_281_167, 50_000), (1_281_149, 49_999)),  # downsampled ImageNet, small ImageNet
-        shape=(3, 32, 32),
-        shuffle=True,
-        checksums={
+    "imagenet32": _imagenet(
+        32,
+        {
             "train_32x32.tar": "244a323d48f8d72f65ad8b54658c01fed68d2d7bdc77ccb43da58c11e94224e5",
             "valid_32x32.tar": "862e559462b24cf736212a19f6b0d47b55c2dc8ebdaa95ccecfe71260124c8f7",
             "Imagenet32_train_npz.zip": "94226337ecc1b0309d9fcd0167127aaadc931587035fbcb53925235edbaec4fc",
             "Imagenet32_val_npz.zip": "013990e6dec1237dcd1f9beadbab81ead6604cc119af5cacbfb59ae28148377a",
         },
-        cite="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, 2015; non-commercial use only",
     ),
-    "imagenet64": Dataset(
-        partial(read_imagenet, side=64),
-        PUBLISHED["imagenet64"],
-        counts=((1_281_167, 50_000), (1_281_149, 49_999)),  # downsampled ImageNet, small ImageNet
-        shape=(3, 64, 64),
-        shuffle=True,
-        checksums={
+    "imagenet64": _imagenet(
+        64,
+        {
             "train_64x64.tar": "e2a2c1947a748d0d256e98e6d82800d855441dc9e4de2e71a773f1324c4524d7",
             "valid_64x64.tar": "eeac03ec4f585baf871d2b4cb9c974bfe345e74878a74e5820fe6eb1041629cd",
             "Imagenet64_train_part1_npz.zip": "9422dc1dc5d092e9814a70a1cb7fc74880d2db5d88a0cb8a34ee363b12bde3f1",
             "Imagenet64_train_part2_npz.zip": "9fafc115afb7e6c301e66dc16b2d737152b427bd5dab26e1293487a6819c7f30",
             "Imagenet64_val_npz.zip": "e1e75133158a1924135a9c6f97a80d2d237b158945e0b34074e58e6c8430eeb8",
         },
-        cite="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, 2015; non-commercial use only",
     ),
     "celeba": Dataset(
         read_celeba,

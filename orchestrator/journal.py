@@ -10,9 +10,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._storage import JournalStorageReplayResult
 
 from orchestrator import shapes
+from orchestrator.causes import FINISHED
 from orchestrator.shapes import COUNT, TIME, Maybe, OneOrMore
 
-OUTCOME = {"state": shapes.ENDS, "cause": Maybe(str), "attempts": Maybe(COUNT), "causes": Maybe([str])}
+OUTCOME = {"state": FINISHED, "cause": Maybe(str), "attempts": Maybe(COUNT), "causes": Maybe([str])}
 ATTRIBUTES = {  # what the ledger writes for trials and studies
     "outcome": Maybe({**OUTCOME, "step": Maybe(COUNT)}),
     "attempts": Maybe([{"cause": str, "time": TIME}]),

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self
@@ -86,8 +86,8 @@ def _writable(folder: str) -> bool:
 class Lifeline:
     """Ends this process where Ray is dead: its own after seconds, a cluster's after as long as a restart may take."""
 
-    def __init__(self, addresses: Mapping[str, str], own: bool) -> None:
-        self.addresses, self.own = addresses, own  # what people call each, and where it listens
+    def __init__(self, addresses: Sequence[str], own: bool) -> None:
+        self.addresses, self.own = addresses, own  # where Ray listens
         self.over = Event()
         self.thread = Thread(target=self._watch, daemon=True)
 
@@ -103,6 +103,6 @@ class Lifeline:
         dead = 0.0
         while not self.over.wait(LOOK_SECONDS):
             # Time is counted in looks: a machine that sleeps is not a Ray that is silent.
-            dead = 0.0 if all(answers(where, 5.0) for where in self.addresses.values()) else dead + LOOK_SECONDS
+            dead = 0.0 if all(answers(where, 5.0) for where in self.addresses) else dead + LOOK_SECONDS
             if dead >= patience and not self.over.is_set():
                 os._exit(RAY_DIED if self.own else CLUSTER_LOST)

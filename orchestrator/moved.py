@@ -21,7 +21,7 @@ def bring_home(run: RunFolder, uri: str, own: bool) -> int:
     done where there is no such store or experiment yet. Raises RunFolderError where the run folder is a copy of one
     that sends to the same store: neither could tell its runs from the other's.
     """
-    from sqlalchemy import Engine, MetaData, Table, create_engine, func, inspect, or_, select, update
+    from sqlalchemy import Engine, MetaData, Table, create_engine, func, inspect, literal, or_, select, update
 
     if own and not (run.path / "mlflow.db").exists():
         return 0
@@ -42,19 +42,13 @@ def bring_home(run: RunFolder, uri: str, own: bool) -> int:
             for table, key in ADDRESSES:
                 if table in tables:
                     column = tables[table].c[key]
-                    rest = func.substr(column, len(old) + 1)
-                    here = or_(column == old, func.substr(column, 1, len(old) + 1) == f"{old}/")
-                    found = store.execute(update(tables[table]).where(here).values({key: _joined(home(run), rest)}))
+                    moved = literal(home(run)).concat(func.substr(column, len(old) + 1))
+                    below = or_(column == old, func.substr(column, 1, len(old) + 1) == f"{old}/")
+                    found = store.execute(update(tables[table]).where(below).values({key: moved}))
                     changed += found.rowcount
             return changed
     finally:
         engine.dispose()
-
-
-def _joined(begin: str, rest: object) -> object:
-    from sqlalchemy import String, literal
-
-    return literal(begin, String).concat(rest)
 
 
 def _check_moved(run: RunFolder, old: str) -> None:

@@ -520,12 +520,11 @@ def start_ray(address: str | None) -> None:
     )
 
 
-def sockets() -> dict[str, str]:
+def sockets() -> list[str]:
     """Where Ray's head and its process on this machine listen."""
     context = ray.get_runtime_context()
-    found = {"the head": context.gcs_address}
     node = ray._private.worker._global_node
-    return found | ({"this machine's raylet": node.raylet_socket_name} if node else {})
+    return [context.gcs_address, *([node.raylet_socket_name] if node else [])]
 
 
 def ray_logs() -> Path:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.causes import Stage, State
+
 DEEPEST = 40  # levels of a document
 LONGEST = 60  # characters of a wrong value that are shown
 LARGEST = 2**63
@@ -87,9 +89,8 @@ CONFIG = {
     "source": OrNull(COUNT),
     "provenance": PROVENANCE,
 }
-ENDS = ("completed", "pruned", "diverged", "failed", "stopped")
 STATUS = {
-    "state": Maybe(("running", *ENDS)),
+    "state": Maybe(tuple(State)),
     **dict.fromkeys(("cause", "message", "host", "node", "log"), Maybe(str)),
     "causes": Maybe([str]),
     **dict.fromkeys(("attempts", "pid", "steps", "step"), Maybe(COUNT)),
@@ -140,7 +141,7 @@ RATES = {
     **dict.fromkeys(("trial", "disk"), Within(0)),
     **dict.fromkeys(("memory", "gpu_memory"), Maybe(Within(0))),
 }
-LINE = {"arm": str, "stage": ("search", "final"), "trials": COUNT, "steps": COUNT, "seconds": OrNull(Within(0))}
+LINE = {"arm": str, "stage": tuple(Stage), "trials": COUNT, "steps": COUNT, "seconds": OrNull(Within(0))}
 PLAN = {
     "basis": Maybe(str),
     "lines": Maybe([LINE]),

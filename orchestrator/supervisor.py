@@ -15,9 +15,9 @@ from types import FrameType
 import typer
 
 from orchestrator.lifeline import ADDRESS, CLUSTER_LOST, RAY_DIED
+from orchestrator.outcome import INTERRUPTED
 
 STARTS_AGAIN = 3
-INTERRUPTED = 3  # exit code: run the same command again to continue
 PR_SET_PDEATHSIG = 1
 SHOW_CURSOR = "\x1b[?25h"
 

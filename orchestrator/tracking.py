@@ -91,7 +91,7 @@ class Mirror:
         self.deleted: set[str] = set()  # the experiment's deleted runs, as far as they are known
         self.attached: dict[str, int] = {}  # files of the whole sweep, by the time of their last change when sent
         self.parent = ""
-        for known in self._known_runs(f"tags.run_folder = '{self.sweep['id']}'"):
+        for known in found_runs(client, self.experiment, f"tags.run_folder = '{self.sweep['id']}'"):
             self._take_up(known)
         self.gone = self._look_for_deleted() - self.sent.keys()  # trials whose runs somebody deleted: they stay so
         if not self.parent:
@@ -265,28 +265,23 @@ class Mirror:
             with suppress(Exception):  # gone for good, or deleted still
                 self.client.delete_run(run)
 
-    def _known_runs(self, where: str) -> Iterator[Any]:
-        token = None
-        while True:
-            page = self.client.search_runs([self.experiment], where, max_results=1000, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+
+def found_runs(client: "MlflowClient", experiment: str, where: str, view: int = 1) -> Iterator[Any]:
+    """Every run of an experiment that a filter finds, page by page; `view` is MLflow's, 1 for those not deleted."""
+    token = None
+    while True:
+        page = client.search_runs([experiment], where, view, 1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def deleted_runs(client: "MlflowClient", experiment: str) -> list[Any]:
     """Every deleted run of an experiment."""
     from mlflow.entities import ViewType
 
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], "", ViewType.DELETED_ONLY, 1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+    return list(found_runs(client, experiment, "", ViewType.DELETED_ONLY))
 
 
 def attachments(run: RunFolder) -> tuple[Path, ...]:

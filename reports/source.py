@@ -14,7 +14,7 @@ from orchestrator.causes import Stage
 from orchestrator.moved import bring_home
 from orchestrator.runs import TRIAL_ID, Run, RunFolder, RunFolderError, read_json
 from orchestrator.stores import VARIABLE, plain, store_of_run, without_password
-from orchestrator.tracking import QUIET, RECORDED_TAG, STATUS_TAG, default_uri
+from orchestrator.tracking import QUIET, RECORDED_TAG, STATUS_TAG, default_uri, found_runs
 from reports.results import Results, results_of, shown_run
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _beside(name: str) -> str:
 
 def _parent(client: "MlflowClient", experiment: str, name: str, wanted: str) -> Any:
     """The parent run of the sweep; raises RunFolderError where there is none, or more than one to choose from."""
-    runs = [run for run in _search(client, experiment, "tags.run_folder != ''") if "trial" not in run.data.tags]
+    runs = [run for run in found_runs(client, experiment, "tags.run_folder != ''") if "trial" not in run.data.tags]
     runs = [run for run in runs if run.data.tags["run_folder"].startswith(wanted)]
     if not runs:
         raise RunFolderError(f"experiment {name!r} holds no sweep {wanted}".rstrip())
@@ -85,19 +85,9 @@ def _parent(client: "MlflowClient", experiment: str, name: str, wanted: str) -> 
 
 
 def _children(client: "MlflowClient", experiment: str, sweep: str) -> Iterator[Any]:
-    for run in _search(client, experiment, f"tags.run_folder = '{sweep}'"):
+    for run in found_runs(client, experiment, f"tags.run_folder = '{sweep}'"):
         if TRIAL_ID.fullmatch(run.data.tags.get("trial", "")):
             yield run
-
-
-def _search(client: "MlflowClient", experiment: str, condition: str) -> Iterator[Any]:
-    token = None
-    while True:
-        page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _read(client: "MlflowClient", runs: Sequence[Any]) -> list[Run]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
+from documents import at, places
 from typer.testing import CliRunner
 
 from aiqn_core.config import config_hash
@@ -226,19 +227,6 @@ def changed(value, chance):
         case _:
             above[key] = chance.choice(HOSTILE)
             return value, f"{name} is {str(above[key])[:40]!r}"
-
-
-def places(value, path=()):
-    """The path of every value in a document."""
-    yield path
-    for key, below in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(below, (*path, key))
-
-
-def at(value, path):
-    for key in path:
-        value = value[key]
-    return value
 
 
 @contextmanager

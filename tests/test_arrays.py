@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import write
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -135,13 +136,6 @@ SPLIT = {
         "t10k-labels.idx1-ubyte.gz": gzip.compress(idx(LABELS[:11])),
     },
 }
-
-
-def write(folder, files):
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def pairs(images, labels):

@@ -77,7 +77,7 @@ SCRIPT = """
 import sys, time
 from orchestrator import lifeline
 lifeline.LOOK_SECONDS, lifeline.OWN_SECONDS, lifeline.CLUSTER_SECONDS = 0.05, 0.1, 0.2
-with lifeline.Lifeline({{"the head": {address!r}}}, own={own}):
+with lifeline.Lifeline([{address!r}], own={own}):
     print("on", flush=True)
     sys.stdin.read()
 sys.exit(5)

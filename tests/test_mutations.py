@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from documents import at, places
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sweep_files import SMALL
@@ -75,19 +76,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(HOSTILE) | st.text(max_size=5), inner),
     max_leaves=5,
 )
-
-
-def places(value, path=()):
-    """The path of every value in a document."""
-    yield path
-    for key, below in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(below, (*path, key))
-
-
-def at(document, path):
-    for key in path:
-        document = document[key]
-    return document
 
 
 @st.composite

@@ -16,6 +16,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from documents import write
 from PIL import Image
 
 from aiqn_core.archives import digest
@@ -52,13 +53,6 @@ def png(image):
     file = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(file, format="PNG")
     return file.getvalue()
-
-
-def write(folder, files):
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def tar(path, files, mode="w:gz"):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from documents import write
 from PIL import Image
 
 from aiqn_core.config import DataConfig
@@ -78,13 +79,6 @@ def parquet():
         pq.write_table(table, file)
         files[f"cifar100/{split}-00000-of-00001.parquet"] = file.getvalue()
     return files
-
-
-def write(folder, files):
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def tar(path, files):

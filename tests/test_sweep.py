@@ -11,6 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from documents import places
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
@@ -144,16 +145,6 @@ scalars = st.one_of(
 values = st.recursive(
     scalars, lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(scalars, v, max_size=3)), max_leaves=6
 )
-
-
-def places(value, path=()):
-    yield path
-    if isinstance(value, dict):
-        for key in value:
-            yield from places(value[key], (*path, key))
-    elif isinstance(value, list):
-        for i in range(len(value)):
-            yield from places(value[i], (*path, i))
 
 
 @st.composite

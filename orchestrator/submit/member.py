@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.control import LEAVE, STOPPED
+from orchestrator.lifeline import answers
 from orchestrator.runs import RunFolder, read_json, write_json
 from orchestrator.submit.slurm_script import LEFT
 
@@ -98,12 +99,9 @@ class Member:
         """Wait until Ray's head listens; False where it ends instead."""
         deadline = time.monotonic() + START_SECONDS
         while node.poll() is None and time.monotonic() < deadline:
-            try:
-                socket.create_connection((address, port), timeout=1).close()
-            except OSError:
-                time.sleep(POLL_SECONDS)
-            else:
+            if answers(f"{address}:{port}", 1.0):
                 return True
+            time.sleep(POLL_SECONDS)
         return False
 
     def failed(self, code: int) -> int | None:
