@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.causes import FINISHED, Cause, End, State, ending
+from orchestrator.causes import FINISHED, Again, Cause, End, State, ending
 from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
 from orchestrator.machines import Lost, Machines
-from orchestrator.runs import StorageError, read_json, write_bytes, write_json
+from orchestrator.runs import RunFolder, StorageError, read_json, write_bytes, write_json
 from orchestrator.trial import Assignment
 
 TICK_SECONDS = 0.25  # between two looks at the board and at requests
@@ -40,6 +40,7 @@ class Driver:
         self.died: list[tuple[str, BaseException | None, bool, Lost]] = []  # (trial, error, silent, machine lost?)
         self.unwanted: set[str] = set()  # trials that somebody asked to stop
         self.stopping = ""  # why, once the sweep is to end before it is complete
+        self.alike = Alike(ledger.sweep.search.same_failures)
         self.failure: Exception | None = None
         self.spent = Spent(ledger)
         self.steps_at_start = 0.0
@@ -75,10 +76,10 @@ class Driver:
         """Take note of an evaluation; True where the trial is to stop here."""
         trial = self.trials[ray_id]
         if self.ledger.report(trial, record):
-            self.ledger.close(trial, End(State.PRUNED))
+            self.close(trial, End(State.PRUNED))
             return True
         if trial in self.unwanted:
-            self.ledger.close(trial, End(State.STOPPED, Cause.ASKED))
+            self.close(trial, End(State.STOPPED, Cause.ASKED))
             return True
         return bool(self.stopping)
 
@@ -115,6 +116,9 @@ class Driver:
         retry = self.ledger.close(trial, end)
         if retry is not None:
             self.again.append(retry)
+        elif self.alike.note(end):
+            self.stopping = self.stopping or f"the first {self.alike.limit} trials failed alike"
+            self.alike.trial = trial
 
     def tick(self) -> None:
         """What has to be done now and then; called several times a second."""
@@ -179,6 +183,32 @@ class Driver:
             each = self.ledger.steps(tally.arm, tally.stage)
             left += (tally.expected - tally.ended) * each - sum(step for _, step, _ in tally.running)
         return left
+
+
+class Alike:
+    """Whether the first trials that end in a start all fail with one exception: the others would do the same."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.ends: list[End] = []
+        self.trial: str | None = None  # the one with which it was found out
+
+    def note(self, end: End) -> bool:
+        """Take note of a trial's end; True with the one that is enough."""
+        self.ends.append(end)
+        failed = all(each.state == State.FAILED and each.again == Again.NEVER for each in self.ends)
+        return len(self.ends) == self.limit and failed and len({each.recorded for each in self.ends}) == 1
+
+    def told(self, run: RunFolder) -> str:
+        """What was found, and what to do; "" where nothing was."""
+        if self.trial is None:
+            return ""
+        status = run.trial(self.trial).read_status()
+        return (
+            f"The first {self.limit} trials all failed with one exception, so the sweep has stopped:\n"
+            f"{status.get('cause')}: {status.get('message')}  log: {status.get('log')}\n"
+            f"Mend it; then `aiqn retry {run.path}` hands them out again, and the same command goes on."
+        )
 
 
 class Spent:

@@ -21,6 +21,7 @@ from orchestrator.earlier import ATTRIBUTE, tell_earlier
 from orchestrator.journal import Journal
 from orchestrator.ranking import ranked
 from orchestrator.recovery import handed_out, intact, repair
+from orchestrator.retry import hand_back_lost
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, RunFolder, trial_id
 from orchestrator.samplers import is_pruned, make_pruner, make_sampler
@@ -49,7 +50,11 @@ class Row:
     @property
     def retries(self) -> int:
         """How often it was tried again for a fault of the infrastructure."""
-        return sum(End(State.FAILED, attempt["cause"]).again == Again.COUNTED for attempt in self.attempts)
+        counted = 0
+        for attempt in self.attempts:  # after `aiqn retry` they are counted anew
+            blamed = End(State.FAILED, attempt["cause"]).again == Again.COUNTED
+            counted = 0 if attempt.get("asked") else counted + blamed
+        return counted
 
 
 class Ledger:
@@ -62,6 +67,7 @@ class Ledger:
         self.run, self.sweep = run, sweep
         self.objectives = sweep.search.objectives
         repair(run.journal)
+        hand_back_lost(run)
         self.journal = Journal(run.journal)
         storage = JournalStorage(self.journal)
         known = {study.study_name for study in storage.get_all_studies()}
@@ -229,7 +235,8 @@ class Ledger:
             study._storage.set_trial_system_attr(frozen._trial_id, "fixed_params", recorded["fixed"])
         study.sampler = self._sampler(arm, frozen.number, space)  # for parameters that a crash left unsuggested
         attempts = list(frozen.user_attrs.get("attempts", []))
-        if recorded:
+        begun = self.run.trial(trial_id(arm, stage, frozen.number)).read_status().get("attempts", 0)
+        if recorded and begun > len(attempts):  # the last of them was cut off with the driver
             attempts.append({"cause": Cause.DRIVER_ENDED, "time": time.time()})
         assignment = self._hand_out(arm, stage, Trial(study, frozen._trial_id), attempts)
         self.rows[assignment.id].reported = set(frozen.intermediate_values)

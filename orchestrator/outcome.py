@@ -13,6 +13,10 @@ class RequestError(Exception):
     """What was asked for cannot be done: what was seen, what is valid, what to do."""
 
 
+class SweepFailedError(Exception):
+    """A sweep that stopped because its trials fail, all in one way."""
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """What the user did wrong is one or more plain lines and exit code 2; a traceback is a bug."""
@@ -23,6 +27,9 @@ def plain_errors() -> Iterator[None]:
     except StorageError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    except SweepFailedError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(TRIALS_FAILED) from None
     except (RequestError, RunFolderError) as error:
         print(error, file=sys.stderr)
     except PermissionError as error:

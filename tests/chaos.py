@@ -47,11 +47,11 @@ def sweep_text(trials=17, final=FINAL, more=""):
 class Driver:
     """`aiqn sweep` as a user starts it; killed at the end of the block if it still runs."""
 
-    def __init__(self, folder, text, *options):
+    def __init__(self, folder, text, *options, **environ):
         (folder / "study.yaml").write_text(text)
         self.output = folder / "output.txt"
         command = [sys.executable, "-m", "orchestrator.cli", "sweep", "study.yaml", *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environ}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
 

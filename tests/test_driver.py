@@ -65,9 +65,9 @@ def open_driver(tmp_path, world, monkeypatch):
     monkeypatch.setattr(driver_module, "TICK_SECONDS", 0.0)
     monkeypatch.setattr(driver_module, "SLOW_SECONDS", 0.0)
 
-    def open_(more=""):
+    def open_(more="", text=TEXT):
         path = tmp_path / "study.yaml"
-        path.write_text(TEXT + more)
+        path.write_text(text + more)
         run = RunFolder(tmp_path / "runs" / "study")
         run.path.mkdir(parents=True, exist_ok=True)
         sweep = load_sweep(path)
@@ -236,3 +236,44 @@ def test_no_trial_is_blamed_for_a_full_disk(open_driver, monkeypatch):
     driver.ended("b")
     assert driver.ledger.run.journal.read_bytes() == begun == journal
     assert read_json(driver.ledger.run.trial(trial.id).status)["state"] == "running"
+
+
+def fail_next(driver, ray_id, cause):
+    trial = begin(driver, ray_id)
+    driver.ledger.run.trial(trial.id).update_status(state="failed", cause=cause, message="'x'", log="l.txt")
+    driver.ended(ray_id)
+    return trial
+
+
+@pytest.mark.parametrize(("setting", "most"), [("", 5), (", same_failures: 3", 3), (", same_failures: null", None)])
+def test_a_sweep_whose_first_trials_all_fail_alike_stops(open_driver, setting, most):
+    driver = open_driver(text=TEXT.replace("seed: 3", f"seed: 3{setting}"))
+    count = 0
+    while not driver.over:
+        last = fail_next(driver, f"{count}", "KeyError")
+        count += 1
+    assert count == (most or 10)  # of both arms: all of them, where there is no limit
+    told = driver.alike.told(driver.ledger.run)
+    if most is None:
+        assert told == ""
+        return
+    assert f"The first {most} trials all failed with one exception" in told
+    assert "KeyError: 'x'  log: l.txt" in told
+    assert f"`aiqn retry {driver.ledger.run.path}`" in told
+    again = open_driver(text=TEXT.replace("seed: 3", f"seed: 3{setting}"))
+    assert not again.over  # the next start tries again, and burns no more than that
+    assert again.suggest("a").id != last.id
+
+
+@pytest.mark.parametrize("other", ["TypeError", None, "process killed"])
+def test_failures_that_differ_or_a_trial_that_ends_well_stop_nothing(open_driver, other):
+    driver = open_driver("resources: {retries: 0}\n")
+    for number in range(7):
+        if number == 2 and other is None:
+            trial = begin(driver, "a")
+            evaluate(driver, "a", trial, 6)
+            driver.ledger.run.trial(trial.id).update_status(state="completed")
+            driver.ended("a")
+        else:
+            fail_next(driver, "a", other if number == 2 else "KeyError")
+    assert not driver.over
