@@ -335,10 +335,11 @@ class Ledger:
             row.attempts.append({"cause": end.recorded, "time": time.time()})
             if row.retries <= self.sweep.resources.retries:
                 return self._again(row)
-            message = status.get("message") or f"{end.recorded} {row.retries} times; see {folder.log}"
+            message = end.message or f"{end.recorded} {row.retries} times; see {folder.log}"
             folder.update_status(state=end.state, cause=end.recorded, message=message)
         elif status.get("state") not in FINISHED or status["state"] != end.state:
-            folder.update_status(state=end.state, cause=end.recorded, step=row.step)
+            more: dict[str, Any] = {"message": end.message, "log": str(folder.log)} if end.message else {}
+            folder.update_status(state=end.state, cause=end.recorded, step=row.step, **more)
         if row.ended is None:
             self._tell(row, end, folder.read_status())
         del self.rows[trial]

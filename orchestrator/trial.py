@@ -91,7 +91,6 @@ def run_trial(
     folder = run.trial(assignment.id)
     with folder.claim(), logged(folder) as log:
         check_folder(folder, assignment)
-        check_trial_data(run, folder, assignment.config["data"])
         folder.update_status(
             state=State.RUNNING,
             cause=None,
@@ -107,6 +106,8 @@ def run_trial(
         )
         step = None
         try:
+            write_config(folder, assignment, device(), {})  # a trial that fails while it loads is one too
+            check_trial_data(run, folder, assignment.config["data"])
             records = _recorded(assignment, run, folder, log, threads, workers, gpu)
             for record in watched(records, folder.log, silent_seconds):
                 step = record["step"]
@@ -118,8 +119,8 @@ def run_trial(
                     log.error("%s", error)
                     raise  # like a process that died: the status stays "running", and the driver decides
                 log.error("%s", traceback.format_exc() if end.state == State.FAILED else error)
-                message, step = _first_line(error), folder.last_step()
-                folder.update_status(state=end.state, cause=end.recorded, message=message, step=step)
+                step = folder.last_step()
+                folder.update_status(state=end.state, cause=end.recorded, message=end.message, step=step)
             raise
         folder.update_status(state=State.COMPLETED, step=step)
         log.info("completed")
@@ -195,9 +196,10 @@ def is_evaluation(record: Mapping[str, Any]) -> bool:
 
 
 def write_config(folder: TrialFolder, assignment: Assignment, device: str, protocol: dict[str, Any]) -> None:
-    """Record what the trial was asked to do, and on what it is done."""
+    """Record what the trial was asked to do, and on what it is done; `protocol` is {} until its data are loaded."""
     digest = config_hash(assignment.config)
-    if (read_json(folder.config) or {}).get("provenance", {}).get("config_hash") == digest:
+    known = (read_json(folder.config) or {}).get("provenance", {})
+    if known.get("config_hash") == digest and (known.get("protocol") or not protocol):
         return  # the first attempt's provenance stays
     provenance = {
         "config_hash": digest,
@@ -288,7 +290,3 @@ def git_state() -> dict[str, Any]:
     except FileNotFoundError:
         commit, changes = None, None
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
