@@ -1,6 +1,5 @@
 """One training, recorded in its folder. No Ray: `aiqn train` and the cluster call the same function."""
 
-import faulthandler
 import json
 import logging
 import math
@@ -32,6 +31,7 @@ from orchestrator.runs import (
     write_bytes,
     write_json,
 )
+from orchestrator.silence import watched
 
 if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
@@ -96,6 +96,7 @@ def run_trial(
             cause=None,
             causes=assignment.causes,
             message=None,
+            loaded=False,  # until then nobody counts its silence
             attempts=folder.read_status().get("attempts", 0) + 1,
             host=socket.gethostname(),
             node=node,
@@ -108,8 +109,7 @@ def run_trial(
         try:
             write_config(folder, assignment, device(), {})  # a trial that fails while it loads is one too
             check_trial_data(run, folder, assignment.config["data"])
-            records = _recorded(assignment, run, folder, log, threads, workers, gpu)
-            for record in watched(records, folder.log, silent_seconds):
+            for record in _recorded(assignment, run, folder, log, threads, workers, gpu, silent_seconds):
                 step = record["step"]
                 yield record
         except Exception as error:
@@ -126,21 +126,6 @@ def run_trial(
         log.info("completed")
 
 
-def watched(records: Iterator[dict[str, Any]], log: Path, seconds: float | None) -> Iterator[dict[str, Any]]:
-    """The records, with a watch on the time that each takes: a thread in C that needs no lock of Python's ends us."""
-    with log.open("a") as file:
-        while True:
-            if seconds is not None:
-                faulthandler.dump_traceback_later(seconds, exit=True, file=file)
-            try:
-                record = next(records, None)
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-            if record is None:
-                return
-            yield record
-
-
 def _recorded(
     assignment: Assignment,
     run: RunFolder,
@@ -149,6 +134,7 @@ def _recorded(
     threads: int | None,
     workers: "Workers | None",
     gpu: float,
+    silent_seconds: float | None,
 ) -> Iterator[dict[str, Any]]:
     # torch takes seconds to import: only where something is trained
     import torch
@@ -174,7 +160,8 @@ def _recorded(
     recorded = {record["step"]: record for record in folder.read_history()}
     computed = folder.read_status().get("cpu_seconds", 0.0) - time.process_time()  # of earlier attempts too
     told = -math.inf  # when the status was last written
-    for progress in train(config, folder.path, workers or ALONE):
+    folder.update_status(loaded=True, sync=False)
+    for progress in watched(train(config, folder.path, workers or ALONE), folder, silent_seconds):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
             write_bytes(folder.samples(progress.step), encode_png(data.picture(progress.samples)))

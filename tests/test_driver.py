@@ -2,13 +2,13 @@
 
 import errno
 import json
-import os
 import time
 
 import pytest
 from test_ledger import SWEEP, score, start
 
 from orchestrator import driver as driver_module
+from orchestrator.clocks import Awake
 from orchestrator.control import STOPPED, note_stop, take_requests
 from orchestrator.driver import Driver, Outside
 from orchestrator.ledger import Ledger
@@ -204,17 +204,61 @@ def test_evaluations_that_come_at_once_are_told_at_once_where_none_is_judged_alo
     assert trial.step() == {"records": "[]", "done": True}
 
 
+class Clock:
+    """A monotonic clock that the test sets; the driver looks at it every second, but where it is suspended."""
+
+    def __init__(self, driver):
+        self.now, self.driver = 0.0, driver
+        driver.awake = Awake(lambda: self.now)
+
+    def run(self, seconds):
+        for _ in range(seconds):
+            self.now += 1.0
+            self.driver.tick()
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.driver.tick()
+
+
 def test_a_silent_trial_is_ended_and_tried_again(open_driver, world):
     driver = open_driver("resources: {silent_minutes: 1}\n")
-    trial = begin(driver, "a")
-    folder, then = driver.ledger.run.trial(trial.id), time.time() - 90
-    os.utime(folder.status, (then, then))
-    driver.tick()
+    clock, trial = Clock(driver), begin(driver, "a")
+    clock.run(115)
     assert world.killed == []  # it may still end itself, with its stacks in the log
-    then -= 60
-    os.utime(folder.status, (then, then))
+    evaluate(driver, "a", trial)
+    clock.run(115)
+    assert world.killed == []
+    clock.run(10)
+    assert set(world.killed) == {"a"}
+    driver.ended("a")
     driver.tick()
-    assert world.killed == ["a"]
+    assert driver.suggest("b").causes == ["silent"]
+
+
+def test_neither_a_pause_nor_a_clock_that_is_set_is_silence(open_driver, world, monkeypatch):
+    driver = open_driver("resources: {silent_minutes: 1}\n")
+    clock = Clock(driver)
+    begin(driver, "a")
+    clock.run(50)
+    clock.sleep(7200)
+    clock.run(50)
+    then = time.time()
+    monkeypatch.setattr(time, "time", lambda: then + 3 * 3600)
+    clock.run(5)
+    assert world.killed == []
+    driver.ended("a")
+    driver.tick()
+    assert driver.suggest("b").causes == ["process killed"]
+
+
+def test_a_trial_that_still_loads_is_given_time_and_its_own_word_is_heard(open_driver, world):
+    driver = open_driver("resources: {silent_minutes: 1}\n")
+    clock, trial = Clock(driver), begin(driver, "a")
+    driver.ledger.run.trial(trial.id).update_status(loaded=False)
+    clock.run(300)
+    assert world.killed == []
+    driver.ledger.run.trial(trial.id).update_status(loaded=True, cause="silent")
     driver.ended("a")
     driver.tick()
     assert driver.suggest("b").causes == ["silent"]
