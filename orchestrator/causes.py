@@ -105,6 +105,7 @@ class End(NamedTuple):
 
     state: State
     recorded: str | None = None  # the word for its cause; None where it ended well
+    message: str | None = None  # the first line of the exception
 
     @property
     def cause(self) -> Cause | None:
@@ -137,15 +138,32 @@ def ending(
     An OSError on a path within `places` (what every trial needs of a machine) is the storage's fault.
     """
     if status.get("state") in FINISHED:
-        return End(State(status["state"]), status.get("cause"))
+        return End(State(status["state"]), status.get("cause"), status.get("message"))
     if lost:
         return End(State.FAILED, Cause.NODE_LOST)
     if silent or status.get("cause") == Cause.SILENT:
         return End(State.FAILED, Cause.SILENT)
     if error is None:
         return End(State.FAILED, Cause.KILLED)
-    recorded = _of_exception(error, tuple(places))
-    return End(State.DIVERGED if recorded == Cause.NOT_FINITE else State.FAILED, recorded)
+    own = _own(error)
+    recorded = _of_exception(own, tuple(places))
+    return End(State.DIVERGED if recorded == Cause.NOT_FINITE else State.FAILED, recorded, _first_line(own))
+
+
+def _own(error: BaseException) -> BaseException:
+    """What was raised in a trial's process, where Ray has carried it from there."""
+    within = getattr(error, "cause", None)
+    carried = isinstance(within, Exception) and "ray.RayTaskError" in _names(error)
+    return within if carried and isinstance(within, Exception) else error
+
+
+def _names(error: BaseException) -> list[str]:
+    """The types of an exception, nearest first, each as its top-level package and name."""
+    return [f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}" for kind in type(error).__mro__]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
 
 
 KINDS = {  # by top-level package and name
@@ -172,11 +190,7 @@ UNREACHABLE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.
 
 def _of_exception(error: BaseException, places: tuple[Path, ...]) -> str:
     """The cause of an exception; the name of its type where it is none that is known."""
-    names = [f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}" for kind in type(error).__mro__]
-    text = str(error)
-    if "ray.RayTaskError" in names:  # what was raised in another process, and carried here
-        within = getattr(error, "cause", None)
-        return _of_exception(within, places) if isinstance(within, Exception) else Cause.KILLED
+    names, text = _names(error), str(error)
     if known := [KINDS[name] for name in names if name in KINDS]:
         return known[0]
     if names[0].startswith("ray."):

@@ -204,6 +204,26 @@ def stop(
 
 
 @app.command()
+def retry(
+    run: RunArgument,
+    trials: Annotated[
+        list[str] | None, typer.Argument(metavar="[TRIAL ...]", help="Only these, for example cnn-search-3.")
+    ] = None,
+    cause: Annotated[
+        str | None, typer.Option(metavar="CAUSE", help="Only those that ended of it, as `aiqn status` names it.")
+    ] = None,
+) -> None:
+    """Hand out again what failed, once its reason is mended: same numbers, parameters and folders, with the next start.
+
+    Example: aiqn retry runs/quickstart --cause KeyError
+    """
+    with plain_errors():
+        from orchestrator.retry import retry as hand_out
+
+        print("\n".join(hand_out(run, trials or (), cause)))
+
+
+@app.command()
 def ui(
     run: RunArgument,
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 5000,
@@ -445,6 +465,8 @@ def print_end(loaded: "Sweep", folder: Path, failed: "list[Run]") -> None:
         print(f"MLflow is behind ({mirror['error']}); run the same command again to catch up.", file=sys.stderr)
     for run in failed:
         print(f"{run.id} failed: {run.cause}: {run.status.get('message')}  log: {log_of(run)}", file=sys.stderr)
+    if failed:
+        print(f"Once the reason is mended, `aiqn retry {folder}` hands them out again.", file=sys.stderr)
 
 
 def main() -> None:

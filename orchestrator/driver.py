@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import shapes
-from orchestrator.causes import FINISHED, Cause, End, State, ending
+from orchestrator.causes import FINISHED, Again, Cause, End, State, ending
+from orchestrator.clocks import Awake
 from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
 from orchestrator.machines import Lost, Machines
-from orchestrator.runs import StorageError, read_json, write_bytes, write_json
+from orchestrator.runs import RunFolder, StorageError, read_json, write_bytes, write_json
 from orchestrator.trial import Assignment
 
 TICK_SECONDS = 0.25  # between two looks at the board and at requests
 SLOW_SECONDS = 10.0  # between two looks at the mirror, at silent trials and at the budget
+LOADING_SECONDS = 7200.0  # that a trial may take to load its data, whatever it may be silent later
 GRACE_SECONDS = 60.0  # that a silent trial has to end by itself, with the reason in its log
 
 
@@ -34,13 +36,24 @@ class Outside:
 class Driver:
     """What Ray's Searcher, Scheduler and Stopper share: the ledger and who works on what."""
 
-    def __init__(self, ledger: Ledger, view: View, machines: Machines, outside: Outside) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        view: View,
+        machines: Machines,
+        outside: Outside,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.ledger, self.view, self.machines, self.outside = ledger, view, machines, outside
         self.trials: dict[str, str] = {}  # Ray's trial id -> ours
         self.again: list[Assignment] = []  # trials whose process died
         self.died: list[tuple[str, BaseException | None, bool, Lost]] = []  # (trial, error, silent, machine lost?)
         self.unwanted: set[str] = set()  # trials that somebody asked to stop
         self.stopping = ""  # why, once the sweep is to end before it is complete
+        self.awake = Awake(clock)
+        self.signs: dict[str, tuple[float, float]] = {}  # the last sign of a trial, and when it was first seen
+        self.silenced: set[str] = set()  # trials that were killed for their silence
+        self.alike = Alike(ledger.sweep.search.same_failures)
         self.failure: Exception | None = None
         self.spent = Spent(ledger)
         self.steps_at_start = 0.0
@@ -76,10 +89,10 @@ class Driver:
         """Take note of an evaluation; True where the trial is to stop here."""
         trial = self.trials[ray_id]
         if self.ledger.report(trial, record):
-            self.ledger.close(trial, End(State.PRUNED))
+            self.close(trial, End(State.PRUNED))
             return True
         if trial in self.unwanted:
-            self.ledger.close(trial, End(State.STOPPED, Cause.ASKED))
+            self.close(trial, End(State.STOPPED, Cause.ASKED))
             return True
         return bool(self.stopping) or self.machines.leaves(trial)
 
@@ -89,7 +102,9 @@ class Driver:
         if trial is None or trial not in self.ledger.rows or self.failure is not None:
             return  # after a failure nothing is written any more: half a line may stand at the end of the journal
         self.machines.ended(trial)
-        status, silent = self.ledger.run.trial(trial).read_status(), self.is_silent(trial)
+        status, silent = self.ledger.run.trial(trial).read_status(), trial in self.silenced
+        self.silenced.discard(trial)
+        self.signs.pop(trial, None)
         alive = status.get("state") not in FINISHED
         if self.stopping and alive:
             return  # stays RUNNING in the ledger: the next start continues it
@@ -118,10 +133,14 @@ class Driver:
         retry = self.ledger.close(trial, end)
         if retry is not None:
             self.again.append(retry)
+        elif self.alike.note(end):
+            self.stopping = self.stopping or f"the first {self.alike.limit} trials failed alike"
+            self.alike.trial = trial
 
     def tick(self) -> None:
         """What has to be done now and then; called several times a second."""
         now = time.monotonic()
+        self.awake()
         if now - self._ticked >= TICK_SECONDS:
             self.spent.add(now - self._ticked, len(self.trials))
             self._ticked = now
@@ -146,17 +165,22 @@ class Driver:
         if sweep or self.outside.interrupted():
             self.stopping = self.stopping or "asked to stop"
 
-    def is_silent(self, trial: str, grace: float = 0.0) -> bool:
-        """Whether a trial has written nothing for as long as it may."""
-        minutes = self.ledger.sweep.resources.silent_minutes
-        last = self.ledger.run.trial(trial).last_sign()
-        return minutes is not None and last > 0 and time.time() - last >= 60 * minutes + grace
+    def silent_seconds(self, trial: str) -> float:
+        """For how long a trial has written nothing, as far as this process was awake to see it."""
+        sign = self.ledger.run.trial(trial).last_sign()
+        if self.signs.get(trial, (None, 0.0))[0] != sign:
+            self.signs[trial] = sign, self.awake.seconds
+        return self.awake.seconds - self.signs[trial][1]
 
     def end_silent(self) -> None:
         """Kill the processes of trials that hang and have not ended themselves, for example because they are frozen."""
-        for ray_id, trial in list(self.trials.items()):
-            state = self.ledger.run.trial(trial).read_status().get("state")
-            if state == State.RUNNING and self.is_silent(trial, GRACE_SECONDS):
+        minutes = self.ledger.sweep.resources.silent_minutes
+        for ray_id, trial in list(self.trials.items()) if minutes is not None else ():
+            status = self.ledger.run.trial(trial).read_status()
+            limit = 60 * (minutes or 0.0) + GRACE_SECONDS
+            limit = limit if status.get("loaded", True) else max(limit, LOADING_SECONDS)
+            if self.silent_seconds(trial) >= limit and status.get("state") == State.RUNNING:
+                self.silenced.add(trial)
                 self.outside.kill(ray_id)
 
     # ---- where the sweep stands -------------------------------------------------------------------------------------
@@ -183,6 +207,32 @@ class Driver:
             each = self.ledger.steps(tally.arm, tally.stage)
             left += (tally.expected - tally.ended) * each - sum(step for _, step, _ in tally.running)
         return left
+
+
+class Alike:
+    """Whether the first trials that end in a start all fail with one exception: the others would do the same."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.ends: list[End] = []
+        self.trial: str | None = None  # the one with which it was found out
+
+    def note(self, end: End) -> bool:
+        """Take note of a trial's end; True with the one that is enough."""
+        self.ends.append(end)
+        failed = all(each.state == State.FAILED and each.again == Again.NEVER for each in self.ends)
+        return len(self.ends) == self.limit and failed and len({each.recorded for each in self.ends}) == 1
+
+    def told(self, run: RunFolder) -> str:
+        """What was found, and what to do; "" where nothing was."""
+        if self.trial is None:
+            return ""
+        status = run.trial(self.trial).read_status()
+        return (
+            f"The first {self.limit} trials all failed with one exception, so the sweep has stopped:\n"
+            f"{status.get('cause')}: {status.get('message')}  log: {status.get('log')}\n"
+            f"Mend it; then `aiqn retry {run.path}` hands them out again, and the same command goes on."
+        )
 
 
 class Spent:

@@ -2,15 +2,19 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.storages.journal._storage import JournalStorageReplayResult
+from optuna.storages.journal._storage import JournalOperation, JournalStorageReplayResult
+from optuna.trial import TrialState
 
 from orchestrator import shapes
 from orchestrator.causes import FINISHED
+from orchestrator.runs import write_bytes
 from orchestrator.shapes import COUNT, TIME, Maybe, OneOrMore
 
 OUTCOME = {"state": FINISHED, "cause": Maybe(str), "attempts": Maybe(COUNT), "causes": Maybe([str])}
@@ -78,3 +82,65 @@ class _Held(JournalFileOpenLock):
 
     def release(self) -> None:
         """Nothing."""
+
+
+@dataclass
+class Recorded:
+    """A trial as a journal tells it: its study's name, its number there, whether it has ended, its user attributes."""
+
+    study: str
+    number: int
+    ended: bool = False
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def recorded_trials(path: Path) -> list[Recorded]:
+    """The trials of a journal in the order of their ids; none where there is no journal."""
+    trials: list[Recorded] = []
+    for _ in _entries(path, trials):
+        pass
+    return trials
+
+
+def reopen(path: Path, attempts: Mapping[tuple[str, int], list[dict[str, Any]]], forget: bool) -> None:
+    """Make trials of a journal, named by study and number, unfinished again, with these as their attempts so far.
+
+    Optuna lets no trial go on that has ended, so the lines that ended it are left out of the file, which is replaced
+    as a whole. With `forget` the values that it has reported go too. Only for the holder of the run folder's lock.
+    """
+    trials: list[Recorded] = []
+    lines = []
+    for entry in _entries(path, trials):
+        code, number = entry["op_code"], entry.get("trial_id")
+        chosen = number is not None and (trials[number].study, trials[number].number) in attempts
+        ends = code == JournalOperation.SET_TRIAL_STATE_VALUES and TrialState(entry["state"]).is_finished()
+        reports = forget and code == JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE
+        if not (chosen and (ends or reports)):
+            lines.append(entry)
+    for number, trial in enumerate(trials):
+        if (trial.study, trial.number) in attempts:
+            told = {"attempts": attempts[trial.study, trial.number]}
+            code = int(JournalOperation.SET_TRIAL_USER_ATTR)
+            lines.append({"op_code": code, "worker_id": "aiqn", "trial_id": number, "user_attr": told})
+    write_bytes(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode())
+
+
+def _entries(path: Path, trials: list[Recorded]) -> Iterator[dict[str, Any]]:
+    """The entries of a journal; `trials` is kept up to date with them."""
+    studies: list[str] = []
+    count: Counter[str] = Counter()
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        entry = json.loads(line)
+        match entry["op_code"]:
+            case JournalOperation.CREATE_STUDY if entry["study_name"] not in studies:
+                studies.append(entry["study_name"])
+            case JournalOperation.CREATE_TRIAL:
+                study = studies[entry["study_id"]]
+                ended = TrialState(entry.get("state", TrialState.RUNNING)).is_finished()
+                trials.append(Recorded(study, count[study], ended, dict(entry.get("user_attrs") or {})))
+                count[study] += 1
+            case JournalOperation.SET_TRIAL_STATE_VALUES:
+                trials[entry["trial_id"]].ended = TrialState(entry["state"]).is_finished()
+            case JournalOperation.SET_TRIAL_USER_ATTR:
+                trials[entry["trial_id"]].attributes.update(entry["user_attr"])
+        yield entry

@@ -23,6 +23,7 @@ from orchestrator.earlier import ATTRIBUTE, tell_earlier
 from orchestrator.journal import Journal
 from orchestrator.ranking import ranked
 from orchestrator.recovery import handed_out, intact, repair
+from orchestrator.retry import hand_back_lost
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, RunFolder, RunFolderError, trial_id
 from orchestrator.samplers import is_pruned, make_pruner, make_sampler
@@ -51,7 +52,11 @@ class Row:
     @property
     def retries(self) -> int:
         """How often it was tried again for a fault of the infrastructure."""
-        return sum(End(State.FAILED, attempt["cause"]).again == Again.COUNTED for attempt in self.attempts)
+        counted = 0
+        for attempt in self.attempts:  # after `aiqn retry` they are counted anew
+            blamed = End(State.FAILED, attempt["cause"]).again == Again.COUNTED
+            counted = 0 if attempt.get("asked") else counted + blamed
+        return counted
 
 
 class Ledger:
@@ -64,6 +69,7 @@ class Ledger:
         self.run, self.sweep = run, sweep
         self.objectives = sweep.search.objectives
         repair(run.journal)
+        hand_back_lost(run)
         self.journal = Journal(run.journal)
         storage = JournalStorage(self.journal)
         known = {study.study_name for study in storage.get_all_studies()}
@@ -237,7 +243,8 @@ class Ledger:
             study._storage.set_trial_system_attr(frozen._trial_id, "fixed_params", recorded["fixed"])
         study.sampler = self._sampler(arm, frozen.number, space)  # for parameters that a crash left unsuggested
         attempts = list(frozen.user_attrs.get("attempts", []))
-        if recorded:
+        begun = self.run.trial(trial_id(arm, stage, frozen.number)).read_status().get("attempts") or 0
+        if recorded and begun > len(attempts):  # the last of them was cut off with the driver
             attempts.append({"cause": Cause.DRIVER_ENDED, "time": time.time()})
         assignment = self._hand_out(arm, stage, Trial(study, frozen._trial_id), attempts)
         self.rows[assignment.id].reported = set(frozen.intermediate_values)
@@ -337,10 +344,11 @@ class Ledger:
             row.attempts.append({"cause": end.recorded, "time": time.time()})
             if row.retries <= self.sweep.resources.retries:
                 return self._again(row)
-            message = status.get("message") or f"{end.recorded} {row.retries} times; see {folder.log}"
+            message = end.message or f"{end.recorded} {row.retries} times; see {folder.log}"
             folder.update_status(state=end.state, cause=end.recorded, message=message)
         elif status.get("state") not in FINISHED or status["state"] != end.state:
-            folder.update_status(state=end.state, cause=end.recorded, step=row.step)
+            more: dict[str, Any] = {"message": end.message, "log": str(folder.log)} if end.message else {}
+            folder.update_status(state=end.state, cause=end.recorded, step=row.step, **more)
         if row.ended is None:
             self._tell(row, end, folder.read_status())
         del self.rows[trial]

@@ -37,6 +37,10 @@ def folder_to_write(folder: Path) -> Path:
     return folder
 
 
+class SweepFailedError(Exception):
+    """A sweep that stopped because its trials fail, all in one way."""
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """What the user did wrong is one or more plain lines and exit code 2; a traceback is a bug."""
@@ -47,6 +51,9 @@ def plain_errors() -> Iterator[None]:
     except StorageError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    except SweepFailedError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(TRIALS_FAILED) from None
     except (RequestError, RunFolderError) as error:
         print(error, file=sys.stderr)
     except OSError as error:

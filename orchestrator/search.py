@@ -31,6 +31,7 @@ from orchestrator.live import Unfailing, View
 from orchestrator.machines import Machines
 from orchestrator.nodes import Node
 from orchestrator.objectives import recorded_facts
+from orchestrator.outcome import SweepFailedError
 from orchestrator.plan import plan_at_start
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
@@ -82,7 +83,7 @@ def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = N
 
     Everything is kept in `runs_dir/<sweep.name>`; see `orchestrator.runs`. Stops early on SIGINT or SIGTERM, after
     the evaluations in progress. Raises RunFolderError where another driver holds the run folder, where it cannot be
-    written, or where it belongs to a sweep of another meaning.
+    written, or where it belongs to a sweep of another meaning; SweepFailedError where its first trials fail alike.
     """
     run, view = RunFolder(Path(runs_dir) / sweep.name), Unfailing(view or View())
     try:
@@ -102,7 +103,7 @@ def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") ->
     take_requests(run)  # of an earlier driver
     ledger = Ledger(run, sweep)
     mark_finished(run, ledger.complete)  # not any more, where the sweep has grown
-    reported = ledger.complete and run.report.is_dir()
+    reported, alike = ledger.complete and run.report.is_dir(), None
     with mirroring(run, store.uri) as mirror:
         if ledger.complete:
             view.say("Nothing to train: every trial has ended.")
@@ -110,11 +111,13 @@ def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") ->
             note_stop(run, over)
             view.say(over)
         else:
-            drive(ledger, view, interrupt, mirror)
+            alike = drive(ledger, view, interrupt, mirror)
         mark_finished(run, ledger.complete)
         if not reported:
             write_report(run)
     ledger.remember_runs((read_json(run.mirror, shapes.MIRROR) or {}).get("runs") or {})
+    if alike:
+        raise SweepFailedError(alike)
 
 
 def open_run(run: RunFolder, sweep: Sweep) -> Store:
@@ -419,11 +422,11 @@ def ask_here(node: str, asked: Mapping[str, Any]) -> Answer:
     return lambda: found
 
 
-def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring) -> None:
+def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring) -> str:
     """Train on the Ray cluster until the ledger is complete or the sweep is told to stop.
 
     Connects to the cluster of RAY_ADDRESS where set, else starts one on this machine. Raises what failed in the
-    driver itself; failures of trials are in their status.
+    driver itself; failures of trials are in their status. Gives what stops a sweep whose first trials fail alike.
     """
     scratch = ledger.run.path / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -451,6 +454,7 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
         if not interrupt.asked:
             note_stop(ledger.run, driver.stopping)
         view.say(driver.stopping)
+    return driver.alike.told(ledger.run)
 
 
 def kill(trial: Any) -> None:

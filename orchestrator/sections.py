@@ -45,6 +45,7 @@ class Search(Section):
     min_arrivals: Count | None = None
     objectives: Annotated[tuple[Objective, ...], Field(strict=False, alias="objective")] = (Objective(),)
     seed: Seed = 0
+    same_failures: Count | None = 5  # the first trials of a start that may all fail with one exception before it stops
     enqueue: dict[str, Annotated[tuple[dict[str, Any], ...], Field(strict=False)]] | None = None
     earlier: Annotated[str | None, Field(alias="from")] = None  # the run folder whose trials the sampler knows already
 
@@ -225,7 +226,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _search_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    changed = [key for key in _changed(old, new) if key != "trials" and not key.startswith("enqueue.")]
+    changed = [
+        key for key in _changed(old, new) if key not in ("trials", "same_failures") and not key.startswith("enqueue.")
+    ]
     before, after = old.get("enqueue") or {}, new.get("enqueue") or {}
     changed += [f"enqueue.{arm}" for arm, known in before.items() if after.get(arm, [])[: len(known)] != known]
     if new["trials"] < old["trials"]:

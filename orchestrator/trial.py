@@ -1,6 +1,5 @@
 """One training, recorded in its folder. No Ray: `aiqn train` and the cluster call the same function."""
 
-import faulthandler
 import json
 import logging
 import math
@@ -31,6 +30,7 @@ from orchestrator.runs import (
     write_bytes,
     write_json,
 )
+from orchestrator.silence import watched
 
 if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
@@ -90,13 +90,13 @@ def run_trial(
     folder = run.trial(assignment.id)
     with folder.claim(), logged(folder) as log:
         check_folder(folder, assignment)
-        check_trial_data(run, folder, assignment.config["data"])
         folder.update_status(
             state=State.RUNNING,
             cause=None,
             causes=assignment.causes,
             message=None,
             attempts=(folder.read_status().get("attempts") or 0) + 1,
+            loaded=False,  # until then nobody counts its silence
             host=socket.gethostname(),
             node=node,
             pid=os.getpid(),
@@ -106,8 +106,9 @@ def run_trial(
         )
         step = None
         try:
-            records = _recorded(assignment, run, folder, log, threads, workers, gpu)
-            for record in watched(records, folder.log, silent_seconds):
+            write_config(folder, assignment, device(), {})  # a trial that fails while it loads is one too
+            check_trial_data(run, folder, assignment.config["data"])
+            for record in _recorded(assignment, run, folder, log, threads, workers, gpu, silent_seconds):
                 step = record["step"]
                 yield record
         except Exception as error:
@@ -117,26 +118,11 @@ def run_trial(
                     log.error("%s", error)
                     raise  # like a process that died: the status stays "running", and the driver decides
                 log.error("%s", traceback.format_exc() if end.state == State.FAILED else error)
-                message, step = _first_line(error), folder.last_step()
-                folder.update_status(state=end.state, cause=end.recorded, message=message, step=step)
+                step = folder.last_step()
+                folder.update_status(state=end.state, cause=end.recorded, message=end.message, step=step)
             raise
         folder.update_status(state=State.COMPLETED, step=step)
         log.info("completed")
-
-
-def watched(records: Iterator[dict[str, Any]], log: Path, seconds: float | None) -> Iterator[dict[str, Any]]:
-    """The records, with a watch on the time that each takes: a thread in C that needs no lock of Python's ends us."""
-    with log.open("a") as file:
-        while True:
-            if seconds is not None:
-                faulthandler.dump_traceback_later(seconds, exit=True, file=file)
-            try:
-                record = next(records, None)
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-            if record is None:
-                return
-            yield record
 
 
 def _recorded(
@@ -147,6 +133,7 @@ def _recorded(
     threads: int | None,
     workers: "Workers | None",
     gpu: float,
+    silent_seconds: float | None,
 ) -> Iterator[dict[str, Any]]:
     # torch takes seconds to import: only where something is trained
     import torch
@@ -174,7 +161,8 @@ def _recorded(
     recorded = {record["step"]: record for record in folder.read_history()}
     computed = (folder.read_status().get("cpu_seconds") or 0.0) - time.process_time()  # of earlier attempts too
     told = -math.inf  # when the status was last written
-    for progress in train(config, folder.path, workers or ALONE):
+    folder.update_status(loaded=True, sync=False)
+    for progress in watched(train(config, folder.path, workers or ALONE), folder, silent_seconds):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
             write_bytes(folder.samples(progress.step), encode_png(data.picture(progress.samples)))
@@ -201,9 +189,10 @@ def is_evaluation(record: Mapping[str, Any]) -> bool:
 
 
 def write_config(folder: TrialFolder, assignment: Assignment, device: str, protocol: dict[str, Any]) -> None:
-    """Record what the trial was asked to do, and on what it is done."""
+    """Record what the trial was asked to do, and on what it is done; `protocol` is {} until its data are loaded."""
     digest = config_hash(assignment.config)
-    if ((folder.read_config() or {}).get("provenance") or {}).get("config_hash") == digest:
+    known = (folder.read_config() or {}).get("provenance") or {}
+    if known.get("config_hash") == digest and (known.get("protocol") or not protocol):
         return  # the first attempt's provenance stays
     provenance = {
         "config_hash": digest,
@@ -294,7 +283,3 @@ def git_state() -> dict[str, Any]:
     except FileNotFoundError:
         commit, changes = None, None
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

@@ -83,6 +83,12 @@ def test_what_is_known_of_an_end_gives_its_cause(status, error, silent, lost, st
     assert (end.state, end.recorded) == (state, word)
 
 
+def test_the_message_is_that_of_the_exception_itself():
+    assert ending(RUNNING, carried(ValueError("first\nsecond"))).message == "first"
+    assert ending(RUNNING, KeyError()).message == "KeyError"
+    assert ending({"state": "failed", "message": "its own"}, ValueError("x")).message == "its own"
+
+
 # whether it is handed out again, whether it is the configuration's fault, what Optuna is told, whether the sweep stops
 FOLLOWS = {
     "not finite": (Again.NEVER, True, "PRUNED", False),

@@ -2,13 +2,13 @@
 
 import errno
 import json
-import os
 import time
 
 import pytest
 from test_ledger import SWEEP, score, start
 
 from orchestrator import driver as driver_module
+from orchestrator.clocks import Awake
 from orchestrator.control import STOPPED, note_stop, take_requests
 from orchestrator.driver import Driver, Outside
 from orchestrator.ledger import Ledger
@@ -71,9 +71,9 @@ def open_driver(tmp_path, world, monkeypatch):
     monkeypatch.setattr(driver_module, "TICK_SECONDS", 0.0)
     monkeypatch.setattr(driver_module, "SLOW_SECONDS", 0.0)
 
-    def open_(more=""):
+    def open_(more="", text=TEXT):
         path = tmp_path / "study.yaml"
-        path.write_text(TEXT + more)
+        path.write_text(text + more)
         run = RunFolder(tmp_path / "runs" / "study")
         run.path.mkdir(parents=True, exist_ok=True)
         sweep = load_sweep(path)
@@ -210,17 +210,61 @@ def test_evaluations_that_come_at_once_are_told_at_once_where_none_is_judged_alo
     assert trial.step() == {"records": "[]", "done": True}
 
 
+class Clock:
+    """A monotonic clock that the test sets; the driver looks at it every second, but where it is suspended."""
+
+    def __init__(self, driver):
+        self.now, self.driver = 0.0, driver
+        driver.awake = Awake(lambda: self.now)
+
+    def run(self, seconds):
+        for _ in range(seconds):
+            self.now += 1.0
+            self.driver.tick()
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.driver.tick()
+
+
 def test_a_silent_trial_is_ended_and_tried_again(open_driver, world):
     driver = open_driver("resources: {silent_minutes: 1}\n")
-    trial = begin(driver, "a")
-    folder, then = driver.ledger.run.trial(trial.id), time.time() - 90
-    os.utime(folder.status, (then, then))
-    driver.tick()
+    clock, trial = Clock(driver), begin(driver, "a")
+    clock.run(115)
     assert world.killed == []  # it may still end itself, with its stacks in the log
-    then -= 60
-    os.utime(folder.status, (then, then))
+    evaluate(driver, "a", trial)
+    clock.run(115)
+    assert world.killed == []
+    clock.run(10)
+    assert set(world.killed) == {"a"}
+    driver.ended("a")
     driver.tick()
-    assert world.killed == ["a"]
+    assert driver.suggest("b").causes == ["silent"]
+
+
+def test_neither_a_pause_nor_a_clock_that_is_set_is_silence(open_driver, world, monkeypatch):
+    driver = open_driver("resources: {silent_minutes: 1}\n")
+    clock = Clock(driver)
+    begin(driver, "a")
+    clock.run(50)
+    clock.sleep(7200)
+    clock.run(50)
+    then = time.time()
+    monkeypatch.setattr(time, "time", lambda: then + 3 * 3600)
+    clock.run(5)
+    assert world.killed == []
+    driver.ended("a")
+    driver.tick()
+    assert driver.suggest("b").causes == ["process killed"]
+
+
+def test_a_trial_that_still_loads_is_given_time_and_its_own_word_is_heard(open_driver, world):
+    driver = open_driver("resources: {silent_minutes: 1}\n")
+    clock, trial = Clock(driver), begin(driver, "a")
+    driver.ledger.run.trial(trial.id).update_status(loaded=False)
+    clock.run(300)
+    assert world.killed == []
+    driver.ledger.run.trial(trial.id).update_status(loaded=True, cause="silent")
     driver.ended("a")
     driver.tick()
     assert driver.suggest("b").causes == ["silent"]
@@ -242,3 +286,44 @@ def test_no_trial_is_blamed_for_a_full_disk(open_driver, monkeypatch):
     driver.ended("b")
     assert driver.ledger.run.journal.read_bytes() == begun == journal
     assert read_json(driver.ledger.run.trial(trial.id).status)["state"] == "running"
+
+
+def fail_next(driver, ray_id, cause):
+    trial = begin(driver, ray_id)
+    driver.ledger.run.trial(trial.id).update_status(state="failed", cause=cause, message="'x'", log="l.txt")
+    driver.ended(ray_id)
+    return trial
+
+
+@pytest.mark.parametrize(("setting", "most"), [("", 5), (", same_failures: 3", 3), (", same_failures: null", None)])
+def test_a_sweep_whose_first_trials_all_fail_alike_stops(open_driver, setting, most):
+    driver = open_driver(text=TEXT.replace("seed: 3", f"seed: 3{setting}"))
+    count = 0
+    while not driver.over:
+        last = fail_next(driver, f"{count}", "KeyError")
+        count += 1
+    assert count == (most or 10)  # of both arms: all of them, where there is no limit
+    told = driver.alike.told(driver.ledger.run)
+    if most is None:
+        assert told == ""
+        return
+    assert f"The first {most} trials all failed with one exception" in told
+    assert "KeyError: 'x'  log: l.txt" in told
+    assert f"`aiqn retry {driver.ledger.run.path}`" in told
+    again = open_driver(text=TEXT.replace("seed: 3", f"seed: 3{setting}"))
+    assert not again.over  # the next start tries again, and burns no more than that
+    assert again.suggest("a").id != last.id
+
+
+@pytest.mark.parametrize("other", ["TypeError", None, "process killed"])
+def test_failures_that_differ_or_a_trial_that_ends_well_stop_nothing(open_driver, other):
+    driver = open_driver("resources: {retries: 0}\n")
+    for number in range(7):
+        if number == 2 and other is None:
+            trial = begin(driver, "a")
+            evaluate(driver, "a", trial, 6)
+            driver.ledger.run.trial(trial.id).update_status(state="completed")
+            driver.ended("a")
+        else:
+            fail_next(driver, "a", other if number == 2 else "KeyError")
+    assert not driver.over
