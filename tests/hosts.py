@@ -18,7 +18,7 @@ TOKEN = uuid.uuid4().hex
 NETWORK = "10.213.{}.{}"
 
 
-def wait_for(condition, seconds=300.0, alive=None):
+def wait_for(condition, seconds=900.0, alive=None):
     """Wait until a condition is true; fails after some seconds, or when a process that must live has ended."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

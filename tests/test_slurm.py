@@ -161,14 +161,21 @@ def test_times_of_slurm(limit, expected):
     assert slurm.seconds(limit) == expected
 
 
-def test_a_script_whose_allocation_is_too_short_ends_at_once_and_says_so(load):
+def test_a_script_whose_allocation_is_too_short_ends_at_once_and_says_so(load, partitions):
     for keys in ("{slurm: {notice_seconds: 300}}", "{slurm: {notice_seconds: 300, jobs: {}}}"):
-        script = render(cluster(load, keys), "slurm").partition("\nfi")[0] + "\nfi\necho goes on\n"
+        script = render(cluster(load, keys), "slurm").partition("    exit 2\nfi\n")[0] + "    exit 2\nfi\n"
         for left, code in ((-5, 2), (250, 2), (10000, 0)):
-            environment = {**os.environ, "SLURM_JOB_END_TIME": str(int(time.time()) + left)}
-            result = subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True)
-            assert result.returncode == code, result.stderr
-            assert ("cluster.slurm.notice_seconds = 300 is not less" in result.stderr) == (code == 2)
+            end = int(time.time()) + left
+            at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(end))
+            partitions("JobId=7 StartTime=2026-11-27T15:54:54 EndTime=" + at + " Deadline=N/A")
+            environment = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}
+            for told in ({}, {"SLURM_JOB_END_TIME": str(end)}):
+                given = {**environment, **told}
+                result = subprocess.run(["bash"], input=script, env=given, capture_output=True, text=True)
+                assert result.returncode == code, result.stderr
+                assert ("cluster.slurm.notice_seconds = 300 is not less" in result.stderr) == (code == 2)
+        partitions("JobId=7 StartTime=2026-11-27T15:54:54 EndTime=Unknown Deadline=N/A")
+        assert subprocess.run(["bash"], input=script, env=environment, capture_output=True).returncode == 0
 
 
 # ---- many small allocations ------------------------------------------------------------------------------------------
@@ -185,8 +192,8 @@ def test_small_jobs_are_one_array_of_single_nodes(load):
     assert "--array=0-15" in header(script)
     assert "--cpus-per-task=1" in header(script)
     # the array's own number would put all of its jobs back
-    assert 'scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in script
-    assert 'scontrol requeue "$SLURM_JOB_ID"' not in script
+    assert '\njob="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"\n' in script
+    assert 'scontrol requeue "$job"\n' in script
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
 
 

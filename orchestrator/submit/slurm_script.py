@@ -9,10 +9,19 @@ from orchestrator.submit.job import Job
 LAST_SECONDS = 30  # before the time limit, in which the job must be back in the queue
 LEFT = 75  # the exit code of a member that has left a sweep which goes on
 
+ALONE = '"$SLURM_JOB_ID"'
+ONE_OF_MANY = '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"'  # the number of one of them means all of them
+
 # A notice longer than the limit comes some seconds after each start, for ever.
 BEGIN = """set -u
-left=$((${{SLURM_JOB_END_TIME:-0}} - $(date +%s)))
-if [ -n "${{SLURM_JOB_END_TIME:-}}" ] && [ $left -le {notice} ]; then
+job={job}
+end=${{SLURM_JOB_END_TIME:-}}  # older Slurms do not say it
+if [ -z "$end" ]; then
+    at=$(scontrol show job "$job" 2>/dev/null | sed -n 's/.* EndTime=\\([0-9][^ ]*\\).*/\\1/p')
+    [ -n "$at" ] && end=$(date -d "$at" +%s)
+fi
+left=$((${{end:-0}} - $(date +%s)))
+if [ -n "$end" ] && [ $left -le {notice} ]; then
     echo "This allocation ends in $left s, and cluster.slurm.notice_seconds = {notice} is not less: nothing would be" \\
         "trained before the notice. Set a longer cluster.hours, a shorter notice, or take another partition." >&2
     exit 2
@@ -67,7 +76,7 @@ wait $head $workers
 rm -rf "$scratch"
 # 0, 1 and 2 are final: done, trials failed, wrong input.
 if [ -n "$requeue" ] && [ $code -gt 2 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$job"
     sleep {last}  # Slurm ends this script
 fi
 exit $code
@@ -94,7 +103,7 @@ if [ $code -gt 128 ]; then wait "$member"; code=$?; fi
 if [ $code -ne {left} ]; then
     scancel --state=PENDING "$SLURM_ARRAY_JOB_ID"  # the sweep is over: nobody need wait for it
 elif [ -n "$requeue" ]; then
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"  # the job's number would mean all of them
+    scontrol requeue "$job"
     sleep {last}  # Slurm ends this script
 fi
 exit $code
@@ -110,7 +119,7 @@ def render(job: Job) -> str:
     exports = [f"export {name}={shlex.quote(value)}" for name, value in job.environment.items()]
     lines = ["#!/bin/bash", *(f"#SBATCH {shlex.quote(word)}" for word in words), *slurm.setup, *exports]
     body = (BODY if slurm.jobs is None else MEMBER).format(
-        begin=BEGIN.format(notice=slurm.notice_seconds),
+        begin=BEGIN.format(job=ALONE if slurm.jobs is None else ONE_OF_MANY, notice=slurm.notice_seconds),
         python=shlex.join(python(job)),
         command=command(job),
         run=shlex.quote(str(job.run.path)),
