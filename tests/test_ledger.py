@@ -478,6 +478,9 @@ def test_attempts_and_their_causes_are_kept(open_ledger):
         start(ledger, trial)
         assert ledger.close(trial.id, End(State.FAILED, cause)) is not None
     assert [each["cause"] for each in ledger.rows[trial.id].attempts][:2] == ["preempted", "node lost"]
+    again = open_ledger().next()  # the sixth attempt had not begun when the driver ended
+    assert again.causes == ["preempted", "node lost", "silent", "preempted", "process killed"]
+    start(ledger, trial)
     again = open_ledger().next()
     causes = ["preempted", "node lost", "silent", "preempted", "process killed", "driver ended"]
     assert (again.id, again.causes) == (trial.id, causes)

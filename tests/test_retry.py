@@ -22,8 +22,8 @@ def open_ledger(tmp_path):
         run = RunFolder(tmp_path / "runs" / "study")
         run.path.mkdir(parents=True, exist_ok=True)
         sweep = load_sweep(path)
-        content = {"format": FORMAT, "finished": True, "command": "aiqn sweep study.yaml", "sweep": sweep.to_dict()}
-        write_json(run.sweep_json, content)
+        head = {"format": FORMAT, "id": "0123", "name": "study", "created": 900.0, "command": "aiqn sweep study.yaml"}
+        write_json(run.sweep_json, {**head, "finished": True, "sweep": sweep.to_dict()})
         return Ledger(run, sweep)
 
     return open_

@@ -175,7 +175,7 @@ def test_a_script_whose_allocation_is_too_short_ends_at_once_and_says_so(load, p
                 assert result.returncode == code, result.stderr
                 assert ("cluster.slurm.notice_seconds = 300 is not less" in result.stderr) == (code == 2)
         partitions("JobId=7 StartTime=2026-11-27T15:54:54 EndTime=Unknown Deadline=N/A")
-        assert subprocess.run(["bash"], input=script, env=environment, capture_output=True).returncode == 0
+        assert subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True).returncode == 0
 
 
 # ---- many small allocations ------------------------------------------------------------------------------------------
