@@ -10,7 +10,7 @@ sweep: .venv/installed
 	$(BIN)/aiqn sweep sweeps/quickstart.yaml
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 # Kills of drivers, trials and MLflow's server, files cut short, a full disk (for which it needs root): under 15 minutes.
 chaos: .venv/installed

@@ -1,6 +1,7 @@
 """What several test files share: a trial recorded through the real writers, quiet libraries, a cache of their own."""
 
 import os
+import shutil
 
 import pytest
 from run_folders import build_run_folder
@@ -19,6 +20,33 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test sends anything to the use
 def cache(tmp_path_factory):
     """Reference statistics of the tests stay out of the user's cache."""
     os.environ["AIQN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no process of the tests is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session")
+def new_store(tmp_path_factory):
+    """A store of MLflow with its tables and nothing else, to be copied: to make one takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def with_store(new_store):
+    """Gives a run folder a store without any experiment."""
+
+    def with_store(run: RunFolder) -> RunFolder:
+        run.path.mkdir(parents=True, exist_ok=True)
+        shutil.copy(new_store, run.path / "mlflow.db")
+        return run
+
+    return with_store
 
 
 @pytest.fixture

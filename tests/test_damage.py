@@ -26,6 +26,8 @@ from orchestrator.search import open_run
 from orchestrator.space import parse_space
 from orchestrator.sweep import load_sweep
 
+pytestmark = pytest.mark.slow
+
 FEW, MANY = {"report": 14, "start": 35}, 2000  # mutations of each reader; 42 of the others
 
 

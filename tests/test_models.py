@@ -20,6 +20,8 @@ from aiqn_core.models import PixelCNN, PixelIQN, build_model
 from aiqn_core.sampling import sample
 from aiqn_core.steps import update_ema
 
+pytestmark = pytest.mark.slow
+
 Model = PixelCNN | PixelIQN
 TAU_MODES = ("causal", "local", "paper")
 

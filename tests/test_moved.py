@@ -16,6 +16,7 @@ from orchestrator.runs import FORMAT, RunFolder, read_json, write_json
 from orchestrator.tracking import default_uri
 
 mlflow = pytest.importorskip("mlflow")
+pytestmark = pytest.mark.slow
 
 
 def png(value):
@@ -25,8 +26,8 @@ def png(value):
 
 
 @pytest.fixture
-def run(tmp_path, record_trial):
-    folder = RunFolder(tmp_path / "runs" / "study")
+def run(tmp_path, record_trial, with_store):
+    folder = with_store(RunFolder(tmp_path / "runs" / "study"))
     search = {"trials": 3, "objective": {"metric": "fd_lite0", "direction": "minimize"}}
     sweep = {"arms": {"pixelcnn": {}}, "search": search, "final": None, "tracking": {"uri": None}}
     head = {"format": FORMAT, "id": "0123", "name": "study", "created": 900.0, "finished": False}
@@ -84,7 +85,7 @@ def test_a_copy_never_writes_to_what_it_was_copied_from(run, record_trial, tmp_p
 
 
 def test_in_a_database_of_others_a_moved_folder_is_followed_and_a_copy_refused(run, record_trial, tmp_path):
-    uri = f"sqlite:///{tmp_path / 'shared.db'}"
+    uri = f"sqlite:///{shutil.move(run.path / 'mlflow.db', tmp_path / 'shared.db')}"
     client, _ = sent(run, uri)
     client.create_experiment("mine", artifact_location="file:///data/artifacts")
     copy, moved = RunFolder(tmp_path / "copy" / "study"), RunFolder(tmp_path / "moved" / "study")
@@ -100,5 +101,6 @@ def test_in_a_database_of_others_a_moved_folder_is_followed_and_a_copy_refused(r
 
 
 def test_where_there_is_no_store_yet_nothing_is_made(run):
+    (run.path / "mlflow.db").unlink()
     assert bring_home(run, default_uri(run), own=True) == 0
     assert not (run.path / "mlflow.db").exists()

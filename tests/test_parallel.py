@@ -17,6 +17,8 @@ import json, os, sys
 import torch
 from aiqn_core.config import TrainConfig
 from aiqn_core.training import follow
+
+pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 config, port, rank, size = sys.argv[1:]
 follow(TrainConfig.from_dict(json.loads(config)), "127.0.0.1", int(port), int(rank), int(size))

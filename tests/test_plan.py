@@ -20,6 +20,8 @@ from orchestrator.plan import (
 )
 from orchestrator.runs import FORMAT, RunFolder, RunFolderError, load_runs, write_json
 
+pytestmark = pytest.mark.slow
+
 SWEEP = """
 # Which?
 name: study

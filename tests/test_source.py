@@ -30,7 +30,8 @@ def without_pictures(page):
     return re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page)
 
 
-def test_the_report_from_mlflow_is_the_one_from_the_run_folder(folder, tmp_path):
+def test_the_report_from_mlflow_is_the_one_from_the_run_folder(folder, tmp_path, with_store):
+    with_store(folder)
     write_json(folder.plan, {"format": 1, "basis": "by hand", "lines": [], "wall_seconds": None})
     uri = mirrored(folder)
     here = write_report(folder.path, tmp_path / "here").parent
@@ -44,8 +45,8 @@ def test_the_report_from_mlflow_is_the_one_from_the_run_folder(folder, tmp_path)
     assert pages[0].count("data:image/png") == pages[1].count("data:image/png") > 10
 
 
-def test_an_unfinished_sweep_and_trials_without_points(tmp_path):
-    folder = RunFolder(tmp_path / "quickstart")
+def test_an_unfinished_sweep_and_trials_without_points(tmp_path, with_store):
+    folder = with_store(RunFolder(tmp_path / "quickstart"))
     write_sweep(folder, finished=False)
     write_trial(folder, "pixelcnn", "search", 0, [record("pixelcnn", 0, 600, 512)])
     write_trial(folder, "pixelcnn", "search", 1, [], state="failed", cause="OSError", message="gone")
@@ -57,7 +58,8 @@ def test_an_unfinished_sweep_and_trials_without_points(tmp_path):
     assert "gone" in (there / "incidents.csv").read_text()
 
 
-def test_what_cannot_be_read_is_one_plain_error(folder, tmp_path, monkeypatch):
+def test_what_cannot_be_read_is_one_plain_error(folder, tmp_path, monkeypatch, with_store):
+    with_store(folder)
     uri = mirrored(folder)
     with pytest.raises(RunFolderError, match="no experiment 'quikstart'; it has: quickstart"):
         write_report("mlflow:quikstart", tmp_path / "to", uri)

@@ -24,6 +24,8 @@ from orchestrator.sections import Sweep
 from orchestrator.space import combinations, suggest
 from orchestrator.sweep import load_sweep
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

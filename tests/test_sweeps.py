@@ -15,6 +15,8 @@ from orchestrator.runs import RunFolder, load_runs
 from orchestrator.sweep import load_sweep
 from orchestrator.trial import run_trial
 
+pytestmark = pytest.mark.slow
+
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
 SHAPES = {"cifar10": (3, 32, 32), "imagenet32": (3, 32, 32), "celeba": (3, 64, 64)}
 SMALL = {"layers": 1, "planes": 6, "kernel": 3, "skip_planes": 9}

@@ -1,6 +1,7 @@
 """The mirror against real stores: SQLite in the run folder, and a real server that is away at first."""
 
 import io
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ from orchestrator.tracking import mirror as keep_up
 from reports.html import write_report
 
 mlflow = pytest.importorskip("mlflow")
+pytestmark = pytest.mark.slow
 
 
 def png(size, value):
@@ -28,8 +30,8 @@ def png(size, value):
 
 
 @pytest.fixture
-def run(tmp_path, record_trial):
-    folder = RunFolder(tmp_path / "study")
+def run(tmp_path, record_trial, with_store):
+    folder = with_store(RunFolder(tmp_path / "study"))
     search = {"trials": 9, "objective": {"metric": "fd_lite0", "direction": "minimize"}}
     sweep = {"arms": {"pixelcnn": {}, "pixeliqn": {}}, "search": search, "final": None, "tracking": {"uri": None}}
     head = {"format": FORMAT, "id": "0123", "name": "study", "created": 900.0, "finished": False}
@@ -128,6 +130,7 @@ def test_a_final_that_was_made_longer_is_sent_anew(run):
 
 
 def test_a_server_that_is_away_is_waited_for(run, tmp_path):
+    shutil.move(run.path / "mlflow.db", tmp_path / "server.db")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -150,7 +153,8 @@ def test_a_server_that_is_away_is_waited_for(run, tmp_path):
         server.wait(20)
 
 
-def test_the_mirror_process_ends_with_everything_sent(run):
+def test_the_mirror_process_ends_with_everything_sent_to_a_store_that_it_makes(run):
+    (run.path / "mlflow.db").unlink()
     with mirroring(run, None):
         pass
     client = mlflow.MlflowClient(default_uri(run))
