@@ -26,10 +26,13 @@ class State(StrEnum):
     DIVERGED = "diverged"
     FAILED = "failed"
     STOPPED = "stopped"
+    PARKED = "parked"  # waits at a rung (pruner: promote), from where it may go on
 
 
-FINISHED = (State.COMPLETED, State.PRUNED, State.DIVERGED, State.FAILED, State.STOPPED)  # is not continued by itself
-RECORDED = (State.COMPLETED, State.PRUNED, State.DIVERGED)  # ends that leave all their numbers in the folder
+# Nobody trains these; of them only a parked one may be taken up again by itself.
+FINISHED = (State.COMPLETED, State.PRUNED, State.DIVERGED, State.FAILED, State.STOPPED, State.PARKED)
+RECORDED = (State.COMPLETED, State.PRUNED, State.DIVERGED, State.PARKED)  # that leave all their numbers in the folder
+CUT = (State.PRUNED, State.STOPPED, State.PARKED)  # would have gone on; how, nobody knows
 
 
 class Cause(StrEnum):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from orchestrator import shapes
+from orchestrator.causes import State
 from orchestrator.data_checks import run_data
 from orchestrator.runs import FINISHED, TRIAL_ID, RunFolder, RunFolderError
 from orchestrator.sections import Sweep, differences
@@ -61,7 +62,7 @@ def continuation(run: RunFolder, before: Mapping[str, Any] | None, sweep: Sweep)
     ]
     if before is None or not states:
         return ""
-    done = sum(state in FINISHED for state in states)
+    done = sum(state in FINISHED and state != State.PARKED for state in states)
     added = ", ".join(_additions(before["sweep"], sweep))
     return f"{run.path} is continued: {_count(done, 'trial')} {'is' if done == 1 else 'are'} done" + (
         f"; this sweep adds {added}" if added else ""

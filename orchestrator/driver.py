@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import shapes
-from orchestrator.causes import FINISHED, Again, Cause, End, State, ending
+from orchestrator.causes import FINISHED, Again, Cause, End, Stage, State, ending
 from orchestrator.clocks import Awake
 from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
 from orchestrator.machines import Lost, Machines
+from orchestrator.promotion import expected_steps
 from orchestrator.runs import RunFolder, StorageError, read_json, write_bytes, write_json
 from orchestrator.trial import Assignment
 
@@ -88,8 +89,8 @@ class Driver:
     def result(self, ray_id: str, record: dict[str, Any]) -> bool:
         """Take note of an evaluation; True where the trial is to stop here."""
         trial = self.trials[ray_id]
-        if self.ledger.report(trial, record):
-            self.close(trial, End(State.PRUNED))
+        if (state := self.ledger.report(trial, record)) is not None:
+            self.close(trial, End(state))
             return True
         if trial in self.unwanted:
             self.close(trial, End(State.STOPPED, Cause.ASKED))
@@ -101,6 +102,8 @@ class Driver:
         trial = self.trials.pop(ray_id, None)
         if trial is None or trial not in self.ledger.rows or self.failure is not None:
             return  # after a failure nothing is written any more: half a line may stand at the end of the journal
+        if trial in self.trials.values():
+            return  # it was parked here, and has been handed out again before its first worker told of its end
         self.machines.ended(trial)
         status, silent = self.ledger.run.trial(trial).read_status(), trial in self.silenced
         self.silenced.discard(trial)
@@ -201,10 +204,14 @@ class Driver:
         return Board(ledger.sweep.name, metric, tallies, elapsed, done, left, self.stopping, notes)
 
     def steps_left(self, tallies: list[Tally]) -> float:
-        """Training steps until the end of the sweep, as if no trial were stopped early."""
+        """Training steps until the end of the sweep, as if none were stopped early but by rungs that promote."""
         left = 0.0
         for tally in tallies:
             each = self.ledger.steps(tally.arm, tally.stage)
+            if tally.stage == Stage.SEARCH and (rungs := self.ledger.rungs[tally.arm]).settings is not None:
+                planned = expected_steps(tally.expected, rungs.rungs, each, rungs.settings)
+                left += max(0.0, planned - rungs.steps_done(each))
+                continue
             left += (tally.expected - tally.ended) * each - sum(step for _, step, _ in tally.running)
         return left
 

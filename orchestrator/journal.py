@@ -21,7 +21,8 @@ OUTCOME = {"state": FINISHED, "cause": Maybe(str), "attempts": Maybe(COUNT), "ca
 ATTRIBUTES = {  # what the ledger writes for trials and studies
     "outcome": Maybe({**OUTCOME, "step": Maybe(COUNT)}),
     "attempts": Maybe([{"cause": str, "time": TIME}]),
-    **dict.fromkeys(("source", "seed", "enqueued"), Maybe(COUNT)),
+    **dict.fromkeys(("source", "seed", "enqueued", "promoted"), Maybe(COUNT)),
+    "asked": Maybe(bool),
     "earlier": Maybe(str),
     "mlflow_runs": Maybe(dict),
 }
@@ -102,8 +103,8 @@ def recorded_trials(path: Path) -> list[Recorded]:
     return trials
 
 
-def reopen(path: Path, attempts: Mapping[tuple[str, int], list[dict[str, Any]]], forget: bool) -> None:
-    """Make trials of a journal, named by study and number, unfinished again, with these as their attempts so far.
+def reopen(path: Path, told: Mapping[tuple[str, int], Mapping[str, Any]], forget: bool = False) -> None:
+    """Make trials of a journal, named by study and number, unfinished again, each with these user attributes.
 
     Optuna lets no trial go on that has ended, so the lines that ended it are left out of the file, which is replaced
     as a whole. With `forget` the values that it has reported go too. Only for the holder of the run folder's lock.
@@ -112,16 +113,15 @@ def reopen(path: Path, attempts: Mapping[tuple[str, int], list[dict[str, Any]]],
     lines = []
     for entry in _entries(path, trials):
         code, number = entry["op_code"], entry.get("trial_id")
-        chosen = number is not None and (trials[number].study, trials[number].number) in attempts
+        chosen = number is not None and (trials[number].study, trials[number].number) in told
         ends = code == JournalOperation.SET_TRIAL_STATE_VALUES and TrialState(entry["state"]).is_finished()
         reports = forget and code == JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE
         if not (chosen and (ends or reports)):
             lines.append(entry)
     for number, trial in enumerate(trials):
-        if (trial.study, trial.number) in attempts:
-            told = {"attempts": attempts[trial.study, trial.number]}
+        for key, value in told.get((trial.study, trial.number), {}).items():
             code = int(JournalOperation.SET_TRIAL_USER_ATTR)
-            lines.append({"op_code": code, "worker_id": "aiqn", "trial_id": number, "user_attr": told})
+            lines.append({"op_code": code, "worker_id": "aiqn", "trial_id": number, "user_attr": {key: value}})
     write_bytes(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode())
 
 

@@ -21,6 +21,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from orchestrator.causes import Again, Cause, End, Stage, State, ending
 from orchestrator.earlier import ATTRIBUTE, tell_earlier
 from orchestrator.journal import Journal
+from orchestrator.parking import ArmRungs, reopen_parked
+from orchestrator.promotion import settings_of
 from orchestrator.ranking import ranked
 from orchestrator.recovery import handed_out, intact, repair
 from orchestrator.retry import hand_back_lost
@@ -28,6 +30,7 @@ from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, RunFolder, RunFolderError, trial_id
 from orchestrator.samplers import is_pruned, make_pruner, make_sampler
 from orchestrator.sections import Sweep, trial_seed
+from orchestrator.seen import OfSeen, is_parked
 from orchestrator.sequences import ByNumber
 from orchestrator.space import Space, partial_params, suggest
 from orchestrator.trial import Assignment
@@ -70,6 +73,7 @@ class Ledger:
         self.objectives = sweep.search.objectives
         repair(run.journal)
         hand_back_lost(run)
+        reopen_parked(run, sweep)
         self.journal = Journal(run.journal)
         storage = JournalStorage(self.journal)
         known = {study.study_name for study in storage.get_all_studies()}
@@ -86,6 +90,8 @@ class Ledger:
         self.best: dict[tuple[str, Stage], tuple[float, int]] = {}
         self.pending: list[tuple[str, Stage, FrozenTrial]] = []  # unfinished trials of a driver that is gone
         self.damaged: list[tuple[str, Stage, FrozenTrial]] = []  # ended, but their folders have lost something
+        self.rungs = {arm: ArmRungs(sweep, arm) for arm in sweep.arms}
+        self._parked: dict[tuple[str, int], int] = {}  # (arm, number) -> Optuna's id of a trial that waits at a rung
         self._by_number: dict[str, ByNumber] = {}  # by arm
         self._winners: dict[str, tuple[int, list[FrozenTrial]]] = {}
         self.finals: dict[str, set[tuple[int, int]]] = {arm: set() for arm in sweep.arms}  # (source, seed), once chosen
@@ -93,6 +99,8 @@ class Ledger:
             for (arm, stage), study in self.studies.items():
                 for frozen in study.get_trials(deepcopy=False):
                     self._take_up(arm, stage, frozen)
+            for arm in sweep.arms:
+                self._tell_parked(arm)
 
     def _study(self, storage: JournalStorage, arm: str, stage: Stage, known: bool) -> optuna.Study:
         name = f"{arm}/{stage}"
@@ -112,11 +120,16 @@ class Ledger:
 
     def _take_up(self, arm: str, stage: Stage, frozen: FrozenTrial) -> None:
         """Count a trial of an earlier start, or note that there is work left in it."""
-        if frozen.state == TrialState.RUNNING:
+        parked = stage == Stage.SEARCH and is_parked(frozen)
+        if stage == Stage.SEARCH:
+            self.rungs[arm].take_up(frozen)
+        if parked and frozen.state == TrialState.RUNNING:
+            self._parked[arm, frozen.number] = frozen._trial_id
+        elif frozen.state == TrialState.RUNNING:
             self.pending.append((arm, stage, frozen))
         if stage == Stage.FINAL:
             self.finals[arm].add((frozen.user_attrs["source"], frozen.user_attrs["seed"]))
-        if ATTRIBUTE in frozen.user_attrs or not frozen.state.is_finished():
+        if ATTRIBUTE in frozen.user_attrs or not (parked or frozen.state.is_finished()):
             return
         state = State((frozen.user_attrs.get("outcome") or {}).get("state", State.FAILED))
         self._count(arm, stage, frozen.number, state, frozen.values)
@@ -141,6 +154,9 @@ class Ledger:
                 return self._mend(*self.damaged.pop(0))
             for arm in self.sweep.arms:
                 if self._search_complete(arm) and (assignment := self._next_final(arm)):
+                    return assignment
+            for arm in self.sweep.arms:
+                if (assignment := self._next_promoted(arm)) is not None:
                     return assignment
         arms = [arm for arm in self.sweep.arms if self.issued(arm, Stage.SEARCH) < self.sweep.search.trials]
         if not arms:
@@ -179,11 +195,11 @@ class Ledger:
         """The search trials that go on to the finals, best first."""
         if self.sweep.final is None:
             return []
-        ended = self.states[arm, Stage.SEARCH].total()
-        if self._winners.get(arm, (-1,))[0] != ended:  # sorted anew only when another trial has ended
+        completed = self.states[arm, Stage.SEARCH][State.COMPLETED]
+        if self._winners.get(arm, (-1,))[0] != completed:  # sorted anew only when another trial has completed
             trials = self.studies[arm, Stage.SEARCH].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             own = [trial for trial in trials if ATTRIBUTE not in trial.user_attrs]
-            self._winners[arm] = ended, ranked(own, self.objectives)[: self.sweep.final.top]
+            self._winners[arm] = completed, ranked(own, self.objectives)[: self.sweep.final.top]
         return self._winners[arm][1]
 
     def _wanted(self, arm: str) -> dict[tuple[int, int], dict[str, Any]]:
@@ -250,6 +266,49 @@ class Ledger:
         self.rows[assignment.id].reported = set(frozen.intermediate_values)
         return assignment
 
+    def _next_promoted(self, arm: str) -> Assignment | None:
+        """The next parked trial of an arm that goes on, if one does."""
+        rungs, study = self.rungs[arm], self.studies[arm, Stage.SEARCH]
+        for number, passed in rungs.claims():  # it trains anyway; from now on it competes at the next rung
+            frozen = study.get_trials(deepcopy=False)[number]
+            rungs.promote(number, passed)
+            if not frozen.state.is_finished():  # else the values that it has reached say the same
+                study._storage.set_trial_user_attr(frozen._trial_id, "promoted", passed)
+        for number, passed in rungs.due():
+            if trial_id(arm, Stage.SEARCH, number) not in self.rows:  # there its folder is being mended
+                return self._promote(arm, number, passed)
+        return None
+
+    def _promote(self, arm: str, number: int, passed: int) -> Assignment:
+        """A parked trial goes on from its checkpoint, under its number, in its folder."""
+        study, folder = self.studies[arm, Stage.SEARCH], self.run.trial(trial_id(arm, Stage.SEARCH, number))
+        frozen = study._storage.get_trial(self._parked.pop((arm, number)))
+        outcome, status = frozen.user_attrs["outcome"], folder.read_status()
+        attempts = list(frozen.user_attrs.get("attempts", []))
+        since = (status.get("attempts") or 0) - (outcome.get("attempts") or 0)
+        if since > len(attempts) - len(outcome.get("causes") or ()):  # promoted before, and cut off with the driver
+            attempts.append({"cause": Cause.DRIVER_ENDED, "time": time.time()})
+        study.sampler = optuna.samplers.RandomSampler(seed=0)  # never asked: every parameter is known
+        trial = Trial(study, frozen._trial_id)
+        trial.set_user_attr("promoted", passed)
+        self.rungs[arm].promote(number, passed)
+        self._uncount(arm, State.PARKED)
+        if folder.path.is_dir():  # should its process die before it says so itself, it is not parked
+            folder.update_status(state=State.RUNNING, cause=None)
+        assignment = self._hand_out(arm, Stage.SEARCH, trial, attempts)
+        self.rows[assignment.id].reported = set(frozen.intermediate_values)
+        return assignment
+
+    def _tell_parked(self, arm: str) -> None:
+        """Tell an arm's study that its parked trials have ended where its search is over."""
+        if not self._parked or not self._search_complete(arm):
+            return
+        for key in list(self._parked):
+            if key[0] == arm:
+                study = self.studies[arm, Stage.SEARCH]
+                study.tell(key[1], state=TrialState.PRUNED, skip_if_finished=True)
+                del self._parked[key]
+
     def _mend(self, arm: str, stage: Stage, frozen: FrozenTrial) -> Assignment:
         """A trial that has ended, again: its checkpoint, or a training from the start, gives the same numbers."""
         attempts = frozen.user_attrs.get("attempts", [])
@@ -257,7 +316,7 @@ class Ledger:
         row = self.rows[assignment.id]
         outcome = frozen.user_attrs["outcome"]  # which only a trial that ended with its numbers has
         row.ended = State(outcome["state"])
-        row.until = outcome.get("step") if row.ended == State.PRUNED else None
+        row.until = outcome.get("step") if row.ended in (State.PRUNED, State.PARKED) else None
         return assignment
 
     def _ended_already(self, assignment: Assignment) -> bool:
@@ -269,9 +328,13 @@ class Ledger:
             return False
         if not intact(folder, end.state, assignment.config["train"]["steps"]):  # for example cut short
             return False
+        waits = end.state == State.PARKED
+        if waits and not self.rungs[assignment.arm].parks(assignment.number, status.get("step") or 0):
+            return False  # it was promoted since, or is free by now
         for record in folder.read_history():
             if "samples" in record or self.objectives[0].metric in record:
                 self.report(assignment.id, record)
+        row.step = status.get("step") or row.step if waits else row.step
         self.close(assignment.id)
         return True
 
@@ -282,6 +345,7 @@ class Ledger:
         if stage == Stage.SEARCH:
             seed, source = trial_seed(self.sweep.search.seed, arm, trial.number), None
             config = self.sweep.config(arm, params, seed)
+            self.rungs[arm].begin(trial.number)
         else:
             seed, source = trial.user_attrs["seed"], trial.user_attrs["source"]
             config = self.sweep.final_config(arm, params, seed)
@@ -302,34 +366,45 @@ class Ledger:
         sampler = make_sampler(search.sampler, seed, space, number)
         if isinstance(sampler, ByNumber):
             self._by_number[arm] = sampler
-        return sampler
+            return sampler
+        return sampler if settings_of(search.pruner) is None else OfSeen(sampler)
 
     def _search_complete(self, arm: str) -> bool:
-        return self.states[arm, Stage.SEARCH].total() >= self.sweep.search.trials
+        return self.states[arm, Stage.SEARCH].total() >= self.sweep.search.trials and not self.rungs[arm].due()
 
     def _arm_complete(self, arm: str) -> bool:
         return self._search_complete(arm) and self.states[arm, Stage.FINAL].total() >= self.expected(arm, Stage.FINAL)
 
     # ---- what became of it --------------------------------------------------------------------------------------
 
-    def report(self, trial: str, record: dict[str, Any]) -> bool:
-        """Take note of one evaluation of a trial; True where its study's pruner says to stop it."""
+    def report(self, trial: str, record: dict[str, Any]) -> State | None:
+        """Take note of one evaluation of a trial; where it is to leave its worker here, the state in which it does."""
         row = self.rows[trial]
         row.step = record["step"]
         if row.ended is not None:
-            return row.until is not None and row.step >= row.until
+            return row.ended if row.until is not None and row.step >= row.until else None
+        verdict = self._note(row, record)
+        if row.assignment.stage == Stage.SEARCH:
+            rungs, number = self.rungs[row.assignment.arm], row.assignment.number
+            rungs.measured(number, row.step, record.get(self.objectives[0].metric))
+            verdict = State.PARKED if rungs.parks(number, row.step) else verdict
+        return verdict
+
+    def _note(self, row: Row, record: dict[str, Any]) -> State | None:
+        """Tell the study of an evaluation, and ask its pruner."""
         values = [record.get(objective.metric) for objective in self.objectives]
         if any(value is None for value in values) or row.step == 0:  # the untrained model is measured, never judged
-            return False
+            return None
         row.values = [float(value) for value in values if value is not None]
         if len(values) > 1:
-            return False  # Optuna prunes by one objective only
+            return None  # Optuna prunes by one objective only
         if row.step not in row.reported:
             row.reported.add(row.step)
             row.trial.report(row.values[0], row.step)
         last = row.step >= row.assignment.config["train"]["steps"]
         known = row.step < max(row.reported)  # said again by another attempt: it was judged there, and went on
-        return row.assignment.stage == Stage.SEARCH and not last and not known and is_pruned(row.trial, self.fewest)
+        judged = row.assignment.stage == Stage.SEARCH and not last and not known
+        return State.PRUNED if judged and is_pruned(row.trial, self.fewest) else None
 
     def close(self, trial: str, end: End | None = None) -> Assignment | None:
         """Take a trial out of the workers' hands and tell its study how it ended.
@@ -352,6 +427,8 @@ class Ledger:
         if row.ended is None:
             self._tell(row, end, folder.read_status())
         del self.rows[trial]
+        if row.assignment.stage == Stage.SEARCH:
+            self._tell_parked(row.assignment.arm)
         return None
 
     def _again(self, row: Row) -> Assignment:
@@ -366,9 +443,16 @@ class Ledger:
         causes = [attempt["cause"] for attempt in row.attempts]
         outcome = {"state": end.state, "cause": end.recorded, "attempts": status.get("attempts", 0), "causes": causes}
         row.trial.set_user_attr("outcome", outcome | {"step": row.step})
+        arm, stage, number = row.assignment.arm, row.assignment.stage, row.assignment.number
         values = row.values if end.state == State.COMPLETED else None
+        self._count(arm, stage, number, end.state, values)
+        if end.state == State.PARKED:  # Optuna lets none go on that has ended (see `parking`)
+            self.rungs[arm].park(number, row.step)
+            self._parked[arm, number] = row.trial._trial_id
+            return
         row.trial.study.tell(row.trial, values=values, state=told(end, values), skip_if_finished=True)
-        self._count(row.assignment.arm, row.assignment.stage, row.assignment.number, end.state, values)
+        if stage == Stage.SEARCH:
+            self.rungs[arm].end(number, end.state == State.COMPLETED)
 
     def remember_runs(self, mlflow_runs: dict[str, str]) -> None:
         """Keep the MLflow run ids of the trials (id -> run id) in their studies."""
@@ -386,6 +470,12 @@ class Ledger:
         better = best is None or (values[0] < best[0]) == (self.objectives[0].direction == "minimize")
         if better:
             self.best[arm, stage] = (values[0], number)
+
+    def _uncount(self, arm: str, state: State) -> None:
+        counted = self.states[arm, Stage.SEARCH]
+        counted[state] -= 1
+        if not counted[state]:
+            del counted[state]
 
 
 @contextmanager

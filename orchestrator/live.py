@@ -30,11 +30,16 @@ class Tally:
 
     @property
     def ended(self) -> int:
-        return sum(self.states.values())
+        return sum(self.states.values()) - self.parked
+
+    @property
+    def parked(self) -> int:
+        """Trials that wait at a rung; once the search is over, those that it left there."""
+        return self.states.get("parked", 0)
 
     @property
     def troubled(self) -> dict[str, int]:
-        return {state: count for state, count in self.states.items() if state not in ("completed", "pruned")}
+        return {state: count for state, count in self.states.items() if state not in ("completed", "pruned", "parked")}
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Lines(View):
             if line not in self.notes:
                 self.say(line)
         self.notes = board.notes
-        ended = sum(tally.ended for tally in board.tallies)
+        ended = sum(tally.ended + tally.parked for tally in board.tallies)
         if ended == self.ended and time.monotonic() - self.last < LINE_SECONDS:
             return
         self.last, self.ended = time.monotonic(), ended
@@ -162,7 +167,9 @@ def table(board: Board) -> Table:
     drawn = Table(title=f"sweep {board.sweep}", caption=caption, title_justify="left", caption_justify="left")
     for column in ("arm", "stage"):
         drawn.add_column(column)
-    for column in ("done", "running", "pruned", "failed", f"best {board.metric}"):
+    parked = any(tally.parked for tally in board.tallies)
+    counted = ("done", "running", "pruned", *(("parked",) if parked else ()), "failed")
+    for column in (*counted, f"best {board.metric}"):
         drawn.add_column(column, justify="right")
     drawn.add_column("in training")
     for tally in board.tallies:
@@ -174,6 +181,7 @@ def table(board: Board) -> Table:
             f"{tally.ended}/{tally.expected}",
             str(len(tally.running)),
             str(tally.states.get("pruned", 0)),
+            *([str(tally.parked)] if parked else []),
             str(sum(tally.troubled.values())),
             best(tally),
             ", ".join(f"{trial.rsplit('-', 1)[1]}: {step}/{steps}" for trial, step, steps in tally.running),

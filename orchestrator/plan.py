@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import shapes
+from orchestrator.promotion import NAME as PROMOTE
+from orchestrator.promotion import expected_steps, rungs_of, settings_of
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_json
 from orchestrator.sections import Sweep, with_final
 
@@ -109,7 +111,7 @@ def make_plan(sweep: Sweep, rates: Mapping[str, Rates] | None = None, basis: str
         machine=machine,
         cpu=sweep.resources.cpu * sweep.resources.workers,
         gpu=sweep.resources.gpu * sweep.resources.workers,
-        upper_bound=sweep.search.pruner["name"] != "none",
+        upper_bound=sweep.search.pruner["name"] not in ("none", PROMOTE),
         wall_seconds=makespan(lines, slots) if known else None,
         disk=sum(line.trials * known[line.arm].disk for line in lines) if known else None,
         memory=_largest([one.memory for one in known.values()], slots),
@@ -123,6 +125,9 @@ def _line(sweep: Sweep, arm: str, stage: str, rates: Mapping[str, Rates] | None)
         trials = final.top * len(final.seeds) if final else 0
         mapping = with_final(mapping, final)
     steps, settings = mapping["train"]["steps"], mapping["evaluate"]
+    promote = settings_of(sweep.search.pruner) if stage == "search" else None
+    if promote is not None:  # of the mean trial
+        steps = math.ceil(expected_steps(trials, rungs_of(mapping, promote), steps, promote) / trials)
     evaluations = math.ceil(steps / settings["every"]) + bool(settings["initial"])
     known = None if rates is None else rates[arm].seconds(stage, steps, evaluations, settings["samples"])
     return Line(arm, stage, trials, steps, evaluations, settings["samples"], known)

@@ -60,7 +60,7 @@ def intact(folder: TrialFolder, state: str, steps: int | None = None) -> bool:
     status, recorded = folder.read_status(), folder.read_config()
     if status.get("state") != state or recorded is None:
         return False
-    if state == State.PRUNED:  # its process may have measured more than the driver had heard of
+    if state in (State.PRUNED, State.PARKED):  # its process may have measured more than the driver had heard of
         return (folder.last_step() or 0) >= (status.get("step") or 0)
     asked = (recorded["config"].get("train") or {}).get("steps")
     if state == State.COMPLETED and (asked is None or (steps is not None and asked < steps)):

@@ -12,15 +12,13 @@ import yaml
 
 from aiqn_core.config import ConfigError, Problem, shown
 from orchestrator import shapes
+from orchestrator.causes import CUT
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives
 from orchestrator.samplers import is_pruned, make_pruner
 
 REGRET, SHARE = 0.02, 0.25  # what a pruner is worth having for
 PRUNERS = ("none", "median", "{name: percentile, percentile: 25.0}", "asha", "hyperband")
-
-
-CUT = ("pruned", "stopped")  # states of trials that would have gone on, and whose further course nobody knows
 
 
 @dataclass(frozen=True)

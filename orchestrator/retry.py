@@ -63,7 +63,7 @@ def hand_back(run: RunFolder, trials: Iterable[str]) -> None:
     for forget in (False, True):  # what was measured is known as long as its folder is there
         group = [each for each, folder in chosen if folder.path.is_dir() != forget]
         if group:
-            reopen(run.journal, {(each.study, each.number): _attempts(each) for each in group}, forget)
+            reopen(run.journal, {(each.study, each.number): {"attempts": _attempts(each)} for each in group}, forget)
     for recorded, folder in chosen:
         if folder.path.is_dir():
             causes = [attempt["cause"] for attempt in _attempts(recorded)]

@@ -16,6 +16,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from aiqn_core.config import ConfigError, Problem, join, nearest, one_of
+from orchestrator.promotion import NAME as PROMOTE
+from orchestrator.promotion import Settings
 from orchestrator.sequences import AtRandom, EveryCombination, QuasiRandom
 from orchestrator.space import Space
 
@@ -29,8 +31,20 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "nsga2": samplers.NSGAIISampler,
     "nsga3": samplers.NSGAIIISampler,
 }
+
+
+class Promote(pruners.NopPruner):
+    """Stops nothing: the ledger parks trials at its rungs (`orchestrator.promotion`)."""
+
+    def __init__(
+        self, reduction_factor: int = 3, first: float = 0.1, asynchronous: bool = False, audit: float = 0.04
+    ) -> None:
+        self.settings = Settings(reduction_factor, first, asynchronous, audit)
+
+
 PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "none": pruners.NopPruner,
+    PROMOTE: Promote,
     "median": pruners.MedianPruner,
     "percentile": pruners.PercentilePruner,
     "asha": pruners.SuccessiveHalvingPruner,
@@ -151,10 +165,12 @@ def _construction_problems(make: Callable[..., Any], name: str, arguments: dict[
         _quietly(make, **arguments)
     except (ValueError, TypeError, OverflowError) as error:
         shown = ", ".join(f"{key}: {value!r}" for key, value in arguments.items())
-        return [
-            Problem(path, f"saw {name} with {shown or 'no arguments'}; Optuna says: {' '.join(str(error).split())}")
-        ]
+        return [Problem(path, f"saw {name} with {shown or 'no arguments'}; {_who(make)}{' '.join(str(error).split())}")]
     return []
+
+
+def _who(make: Callable[..., Any]) -> str:
+    return "Optuna says: " if make.__module__.startswith("optuna.") else ""
 
 
 def _parameters(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 from aiqn_core.config import ConfigError, Problem, nearest, shown
 from orchestrator.document import Document
 from orchestrator.objectives import objective_problems
+from orchestrator.promotion import NAME as PROMOTE
+from orchestrator.promotion import ladder, rungs_of, settings_of
 from orchestrator.rungs import COMPARING, HALVING, completed, inner, rungs
 from orchestrator.sections import Arm, OwnSections, Search
-from orchestrator.space import Number, grid, partial_params
+from orchestrator.space import Choice, Number, Space, grid, partial_params
 
 LEARNING = ("tpe", "gp")  # samplers that read trials they did not propose
 SEVERAL = ("random", "grid", "qmc", "tpe", "gp", "nsga2", "nsga3")  # that take several objectives
@@ -31,6 +34,7 @@ def check_search(document: Document, own: OwnSections, arms: dict[str, Arm]) -> 
         for arm in arms.values():
             problems += [*_sampler_and_space(search, arm), *_pruner_and_steps(search, arm)]
             problems += objective_problems(own, arm)
+        problems += _promotion_problems(own, arms)
         problems += _enqueue_problems(search, arms)
     for problem in problems:
         document.complain(*problem)
@@ -38,7 +42,10 @@ def check_search(document: Document, own: OwnSections, arms: dict[str, Arm]) -> 
 
 def _objective_problems(search: Search) -> Iterator[Problem]:
     sampler, pruner, count = search.sampler["name"], search.pruner["name"], len(search.objectives)
-    if count > 1 and pruner != "none":
+    if count > 1 and pruner == PROMOTE:
+        message = f"saw promote with {count} objectives, but a rung ranks trials by one only; expected none, or one"
+        yield Problem("search.pruner", f"{message} objective (the others are measured all the same)")
+    elif count > 1 and pruner != "none":
         message = (
             f"saw {shown(pruner)} with {count} objectives, but a trial can be stopped early by one only; expected none"
         )
@@ -90,6 +97,45 @@ def _pruner_and_steps(search: Search, arm: Arm) -> Iterator[Problem]:
         if evaluations <= needed:
             message = f"saw wilcoxon, whose test needs more than {needed} evaluations to stop anything"
             yield Problem("search.pruner", f"{message}, but a trial of arm {arm.name} has {evaluations}")
+
+
+def _promotion_problems(own: OwnSections, arms: dict[str, Arm]) -> Iterator[Problem]:
+    """Rungs that decide nothing, that are not those of all trials and arms, or that leave too few for the finals."""
+    settings = settings_of(own.search.pruner)
+    for arm in arms.values() if settings is not None else ():
+        for dimension in _dimensions(arm.space):
+            if dimension.path in ("train.steps", "evaluate.every", "evaluate.at", "train", "evaluate"):
+                message = f"{dimension.path} varies in arm {arm.name}, so its trials have no rungs in common"
+                yield Problem(dimension.where, f"{message}; expected one value of it, or another search.pruner")
+                return
+    shares: dict[str, tuple[Fraction, ...]] = {}
+    for arm in arms.values() if settings is not None else ():
+        every, steps = arm.base["evaluate"]["every"], arm.base["train"]["steps"]
+        if type(every) is not int or type(steps) is not int or every < 1 or steps < 1:
+            return  # told already
+        found = rungs_of(arm.base, settings)
+        shares[arm.name] = tuple(Fraction(rung, steps) for rung in found)
+        if not found:
+            message = f"saw promote, whose first rung would be the last step of arm {arm.name} ({steps})"
+            yield Problem("search.pruner", f"{message}; expected an evaluation before it (evaluate.every is {every})")
+            return
+        through = ladder(own.search.trials, len(found), settings.reduction_factor if settings else 1)[-1]
+        if own.final is not None and through < own.final.top:
+            message = f"saw {own.final.top}, but of {own.search.trials} trials promote trains {through} to the end"
+            yield Problem("final.top", f"{message}; expected at most {through}, or more trials, or a later first rung")
+            return
+    if len(set(shares.values())) > 1:
+        told = "; ".join(f"{name} at {', '.join(map(str, found))} of its steps" for name, found in shares.items())
+        message = f"saw promote with rungs that differ between arms: {told}"
+        yield Problem("search.pruner", f"{message}; expected the same steps and evaluations: equal budgets")
+
+
+def _dimensions(space: Space) -> Iterator[Choice | Number]:
+    """Every dimension of a space, those inside of branches included."""
+    for dimension in space.dimensions:
+        yield dimension
+        for branch in dimension.branches if isinstance(dimension, Choice) else ():
+            yield from _dimensions(branch)
 
 
 def _enqueue_problems(search: Search, arms: dict[str, Arm]) -> Iterator[Problem]:

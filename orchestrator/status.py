@@ -53,7 +53,8 @@ def _stage(runs: list[Run], stage: Stage, sweep: dict) -> str:
         sweep["search"]["trials"] if stage == Stage.SEARCH else final["top"] * len(final["seeds"]) if final else 0
     )
     counts = Counter(run.state for run in runs)
-    parts = [f"{sum(counts.values()) - counts['running'] - counts[DAMAGED]}/{expected} done"]
+    open_ = counts[State.RUNNING] + counts[State.PARKED] + counts[DAMAGED]
+    parts = [f"{sum(counts.values()) - open_}/{expected} done"]
     parts += [f"{count} {state}" for state, count in sorted(counts.items()) if state != "completed"]
     objective = objectives(sweep)[0]
     sign = 1 if objective["direction"] == "minimize" else -1

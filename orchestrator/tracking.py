@@ -46,6 +46,7 @@ STATUS = {
     "running": "RUNNING",
     "completed": "FINISHED",
     "pruned": "FINISHED",
+    "parked": "FINISHED",  # and RUNNING again, should it be promoted
     "diverged": "FAILED",
     "failed": "FAILED",
     "stopped": "KILLED",

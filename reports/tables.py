@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.causes import State
 from orchestrator.runs import DAMAGED, FINISHED, Run
 from reports.results import (
     STAGES,
@@ -53,7 +54,7 @@ def counts(results: Results) -> Table:
                         "arm": arm,
                         "stage": stage,
                         "planned": planned,
-                        **{s: states[s] for s in (*FINISHED, "running", *([DAMAGED] if results.damaged else ()))},
+                        **{state: states[state] for state in (*shown_states(results), "running")},
                         "waiting": waiting,
                     }
                 )
@@ -61,8 +62,17 @@ def counts(results: Results) -> Table:
     return Table("counts", "Trials by state", data, _capitalised(data.astype(str)), ("Arm", "Stage"))
 
 
+def shown_states(results: Results) -> list[str]:
+    """The states that get a column: parked and damaged only where a trial is."""
+    seen = {run.state for run in results.runs}
+    return [*(s for s in FINISHED if s != State.PARKED or s in seen), *([DAMAGED] if results.damaged else ())]
+
+
 def incidents(results: Results) -> Table:
-    """Every trial that did not reach its last step: why, after how many attempts, and the log to open."""
+    """Every trial that did not reach its last step: why, after how many attempts, and the log to open.
+
+    Those that wait at a rung are left out: nothing has happened to them.
+    """
     rows = [
         {
             "trial": run.id,
@@ -74,7 +84,7 @@ def incidents(results: Results) -> Table:
             "log": _log(run),
         }
         for run in results.runs
-        if run.state != "completed"
+        if run.state not in (State.COMPLETED, State.PARKED)
     ]
     columns = ["trial", "state", "cause", "step", "attempts", "message", "log"]
     data = pd.DataFrame(rows, columns=columns)

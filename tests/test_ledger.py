@@ -539,7 +539,7 @@ def test_the_second_to_arrive_is_not_stopped_for_being_worse_than_one(open_ledge
         first, _, second = ledger.next(), ledger.next(), ledger.next()
         assert first.arm == second.arm
         ledger.report(first.id, {"step": 2, "time": 1.0, "fd_lite0": 5.0})
-        assert ledger.report(second.id, {"step": 2, "time": 1.0, "fd_lite0": 5.5}) == bool(expected)
+        assert bool(ledger.report(second.id, {"step": 2, "time": 1.0, "fd_lite0": 5.5})) == bool(expected)
 
 
 SEVERAL = SWEEP.replace(
