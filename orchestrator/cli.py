@@ -212,6 +212,7 @@ def retry(
     cause: Annotated[
         str | None, typer.Option(metavar="CAUSE", help="Only those that ended of it, as `aiqn status` names it.")
     ] = None,
+    parked: Annotated[bool, typer.Option("--parked", help="Those parked at a rung instead, to their end.")] = False,
 ) -> None:
     """Hand out again what failed, once its reason is mended: same numbers, parameters and folders, with the next start.
 
@@ -220,7 +221,7 @@ def retry(
     with plain_errors():
         from orchestrator.retry import retry as hand_out
 
-        print("\n".join(hand_out(run, trials or (), cause)))
+        print("\n".join(hand_out(run, trials or (), cause, parked=parked)))
 
 
 @app.command()

@@ -14,12 +14,14 @@ from orchestrator.runs import Run, RunFolder, RunFolderError, load_runs, trial_i
 RETRIED = (State.FAILED, State.DIVERGED, State.STOPPED)
 
 
-def retry(run_folder: Path | str, trials: Sequence[str] = (), cause: str | None = None) -> list[str]:
+def retry(
+    run_folder: Path | str, trials: Sequence[str] = (), cause: str | None = None, *, parked: bool = False
+) -> list[str]:
     """Hand trials of a run out again with its next start; says in lines which, and how to go on.
 
-    Those named, or those that ended of `cause`, or else all that failed through no fault of their configuration. Each
-    keeps its number, folder, parameters and attempts, and goes on from its checkpoint. Raises RunFolderError where
-    there is no such trial, or a driver runs.
+    Those named, or those that ended of `cause`, or else all that failed through no fault of their configuration. With
+    `parked` those that wait at a rung, which then train to their end. Each keeps its number, folder, parameters and
+    attempts, and goes on from its checkpoint. Raises RunFolderError where there is no such trial, or a driver runs.
     """
     run = RunFolder(Path(run_folder))
     sweep = run.read_sweep()
@@ -28,10 +30,14 @@ def retry(run_folder: Path | str, trials: Sequence[str] = (), cause: str | None 
     with run.lock():
         repair(run.journal)
         runs = load_runs(run.path)
-        chosen = _chosen(run, runs, trials, cause)
-        hand_back(run, [found.id for found in chosen])
+        if parked:
+            chosen = _chosen_parked(run, runs, trials, cause)
+            free(run, [found.id for found in chosen])
+        else:
+            chosen = _chosen(run, runs, trials, cause)
+            hand_back(run, [found.id for found in chosen])
         write_json(run.sweep_json, {**run.read_sweep(), "finished": False})
-    lines = [f"{found.id} ({found.cause}) is handed out again" for found in chosen]
+    lines = [f"{found.id} ({found.cause or found.state}) is handed out again" for found in chosen]
     left = Counter(str(found.cause) for found in runs if found.state == State.FAILED and found not in chosen)
     lines += [f"{count} that failed of {why!r} stay: --cause {why!r}" for why, count in sorted(left.items())]
     return [*lines, f"by the next start: {sweep['command']}"]
@@ -54,6 +60,25 @@ def _chosen(run: RunFolder, runs: Sequence[Run], trials: Sequence[str], cause: s
         found = f"; ends without a result: {', '.join(causes)} (choose by --cause)" if causes else ""
         raise RunFolderError(f"{run.path} {what}{found}")
     return ended
+
+
+def _chosen_parked(run: RunFolder, runs: Sequence[Run], trials: Sequence[str], cause: str | None) -> list[Run]:
+    if cause is not None:
+        raise RunFolderError(f"saw --cause {cause!r} with --parked, but a parked trial has no cause; leave one out")
+    parked = [found for found in runs if found.state == State.PARKED]
+    if unknown := sorted(set(trials) - {found.id for found in parked}):
+        listed = ", ".join(found.id for found in parked) or "none"
+        raise RunFolderError(f"saw {', '.join(unknown)}, expected trials that are parked: {listed}")
+    if not parked:
+        raise RunFolderError(f"{run.path} has no trial that is parked at a rung")
+    return [found for found in parked if found.id in trials or not trials]
+
+
+def free(run: RunFolder, trials: Iterable[str]) -> None:
+    """Let parked trials train to their end, in the journal; for the holder of the run folder's lock."""
+    wanted = set(trials)
+    chosen = [one for one in recorded_trials(run.journal) if _id(one) in wanted]
+    reopen(run.journal, {(one.study, one.number): {"asked": True} for one in chosen})
 
 
 def hand_back(run: RunFolder, trials: Iterable[str]) -> None:

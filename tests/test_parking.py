@@ -10,12 +10,14 @@ from test_ledger import SWEEP, open_ledger, start, study, work  # noqa: F401 (a 
 
 from orchestrator.causes import End, State
 from orchestrator.promotion import audited, settings_of
-from orchestrator.runs import load_runs
+from orchestrator.retry import retry
+from orchestrator.runs import FORMAT, RunFolderError, load_runs, write_json
 
 PROMOTE = "{name: promote, first: 0.2, audit: 0.1}"
 TEXT = SWEEP.replace("steps: 6", "steps: 30").replace("trials: 5", "trials: 11").replace("steps: 8", "steps: 40")
 TEXT = TEXT.replace("every: 2,", "every: 3,").replace("top: 2", "top: 1").replace("[0, 1, 7]", "[0, 7]")
 RUNGS = (6, 18)
+SWEEP_JSON = {"name": "study", "finished": True, "command": "aiqn sweep study.yaml"}
 
 
 def score(assignment, step):
@@ -245,3 +247,30 @@ def test_a_sampler_learns_from_parked_trials(promoting):
         return sum(far[17:]) / len(far[17:])
 
     assert late("tpe") < late("random") / 2
+
+
+def test_parked_trials_that_are_asked_for_train_to_their_end(promoting):
+    ledger = promoting()
+    train_all(ledger)
+    before = measured(ledger.run)
+    write_json(ledger.run.sweep_json, {"format": FORMAT, **SWEEP_JSON, "sweep": ledger.sweep.to_dict()})
+    first, second = [trial for trial, (state, _) in before.items() if state == "parked"][:2]
+    with pytest.raises(RunFolderError, match="expected trials that are parked"):
+        retry(ledger.run.path, [first, "pixelcnn-search-99"], parked=True)
+    with pytest.raises(RunFolderError, match="a parked trial has no cause"):
+        retry(ledger.run.path, cause="KeyError", parked=True)
+    assert retry(ledger.run.path, [first], parked=True)[0] == f"{first} (parked) is handed out again"
+    ledger = promoting()
+    assert not ledger.complete
+    trained = train_all(ledger)
+    assert trained[0] == (first, State.COMPLETED)
+    assert all("-final-" in trial for trial, _ in trained[1:])  # it is better than the winner, which is found out now
+    assert ledger.complete
+    after = measured(ledger.run)
+    assert after[second] == before[second]
+    assert after[first][0] == "completed"
+    assert after[first][1][: len(before[first][1])] == before[first][1]
+    assert len(retry(ledger.run.path, parked=True)) == sum(state == "parked" for state, _ in after.values()) + 1
+    ledger = promoting()
+    train_all(ledger)
+    assert {state for state, _ in measured(ledger.run).values()} == {"completed"}
