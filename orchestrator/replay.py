@@ -3,7 +3,7 @@
 import heapq
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ import yaml
 from aiqn_core.config import ConfigError, Problem, shown
 from orchestrator import shapes
 from orchestrator.causes import CUT
+from orchestrator.promotion import settings_of
+from orchestrator.replay_rungs import RESAMPLED, Curve, Search, regret_of, searched, stays_within
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives
 from orchestrator.samplers import is_pruned, make_pruner
 
 REGRET, SHARE = 0.02, 0.25  # what a pruner is worth having for
-PRUNERS = ("none", "median", "{name: percentile, percentile: 25.0}", "asha", "hyperband")
+PRUNERS = ("none", "median", "{name: percentile, percentile: 25.0}", "asha", "hyperband", "promote")
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,7 @@ class Replay:
     curves: dict[str, int]  # how many were recorded, by arm
     cut: dict[str, int]  # how many of them the recorded search cut short
     beyond: dict[str, int]  # how many of those this pruner would have let go on
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """A recorded trial: (step, seconds since its start, objective or None) at each evaluation, and how it ended."""
-
-    arm: str
-    number: int
-    points: list[tuple[int, float, float | None]]
-    completed: bool
-    cut: bool
+    within: dict[str, float | None] = field(default_factory=dict)  # share of resampled searches with little regret
 
 
 def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers: int = 2) -> list[Replay]:
@@ -93,7 +85,7 @@ def _usable(run: Run) -> bool:
     return run.stage == "search" and run.state in FINISHED
 
 
-def _curve(run: Run, metric: str) -> _Curve:
+def _curve(run: Run, metric: str) -> Curve:
     points = [
         (record["step"], record.get("seconds") or 0.0, record.get(metric))
         for record in run.history
@@ -102,12 +94,15 @@ def _curve(run: Run, metric: str) -> _Curve:
     if run.history and (not points or points[-1][0] < run.history[-1]["step"]):
         last = run.history[-1]  # a trial that diverged between evaluations cost its steps too
         points.append((last["step"], last.get("seconds") or 0.0, None))
-    return _Curve(run.arm, run.number, points, run.state == "completed", run.state in CUT)
+    return Curve(run.arm, run.number, points, run.state == "completed", run.state in CUT)
 
 
-def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
+def _replayed(curves: Sequence[Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = objectives(recorded)[0]["direction"]
+    make_pruner(settings, direction)  # raises ConfigError for settings that are wrong
+    if settings_of(settings) is not None:
+        return _promoted(curves, settings, recorded, workers)
     arms = dict.fromkeys(curve.arm for curve in curves)
     studies = {arm: _study(settings, direction, arm, recorded["arms"][arm]) for arm in arms}
     fewest = fewest_arrivals(settings, recorded["search"].get("min_arrivals"))
@@ -115,7 +110,7 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapp
     chosen: dict[str, float | None] = dict.fromkeys(studies)
     beyond = dict.fromkeys(studies, 0)
     best = min if direction == "minimize" else max
-    events: list[tuple[float, int, int, _Curve, optuna.Trial]] = []  # (time, order, evaluation, ...)
+    events: list[tuple[float, int, int, Curve, optuna.Trial]] = []  # (time, order, evaluation, ...)
 
     def start(now: float) -> None:
         if waiting:
@@ -150,10 +145,41 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapp
     total = sum(curve.points[-1][0] for curve in curves)
     count = {arm: sum(curve.arm == arm for curve in curves) for arm in studies}
     cut = {arm: sum(curve.arm == arm and curve.cut for curve in curves) for arm in studies}
-    regret = {arm: None if cut[arm] else _regret(curves, arm, value, best) for arm, value in chosen.items()}
-    name = settings["name"] + "".join(f" {key}={value}" for key, value in settings.items() if key != "name")
+    regret = {
+        arm: None if cut[arm] else regret_of(value, [c for c in curves if c.arm == arm], best)
+        for arm, value in chosen.items()
+    }
     share = steps / total if total else 0.0
-    return Replay(name, steps, share, clock, pruned, chosen, regret, count, cut, beyond)
+    return Replay(_told(settings), steps, share, clock, pruned, chosen, regret, count, cut, beyond)
+
+
+def _promoted(curves: Sequence[Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
+    """The search with rungs that promote; `pruned` are those that were parked at its end."""
+    promote = settings_of(settings)
+    assert promote is not None
+    search = Search(curves, promote, recorded)
+    gone = searched(search, workers)
+    by_arm = {arm: [curve for curve in curves if curve.arm == arm] for arm in gone.chosen}
+    cut = {arm: sum(curve.cut for curve in own) for arm, own in by_arm.items()}
+    return Replay(
+        pruner=_told(settings),
+        steps=gone.steps,
+        share=gone.steps / (sum(curve.points[-1][0] for curve in curves) or 1),
+        makespan=gone.clock,
+        pruned=gone.parked,
+        chosen=gone.chosen,
+        regret={
+            arm: None if cut[arm] else regret_of(value, by_arm[arm], search.best) for arm, value in gone.chosen.items()
+        },
+        curves={arm: len(own) for arm, own in by_arm.items()},
+        cut=cut,
+        beyond=gone.beyond,
+        within=stays_within(curves, promote, recorded, workers, REGRET),
+    )
+
+
+def _told(settings: Mapping[str, Any]) -> str:
+    return settings["name"] + "".join(f" {key}={value}" for key, value in settings.items() if key != "name")
 
 
 def _study(settings: dict[str, Any], direction: str, arm: str, base: Mapping[str, Any]) -> optuna.Study:
@@ -161,14 +187,6 @@ def _study(settings: dict[str, Any], direction: str, arm: str, base: Mapping[str
     pruner = make_pruner(completed(settings, base["evaluate"]["every"], base["train"]["steps"]), direction)
     towards = optuna.study.StudyDirection[direction.upper()]
     return optuna.create_study(study_name=f"{arm}/search", direction=towards, pruner=pruner)
-
-
-def _regret(curves: Sequence[_Curve], arm: str, value: float | None, best: Any) -> float | None:
-    values = [curve.points[-1][2] for curve in curves if curve.arm == arm and curve.completed]
-    known = [v for v in values if v is not None]
-    if not known or value is None:
-        return None
-    return abs(value - best(known)) / (abs(best(known)) or 1.0)
 
 
 def replay_lines(replays: Sequence[Replay]) -> list[str]:
@@ -182,7 +200,7 @@ def replay_lines(replays: Sequence[Replay]) -> list[str]:
         rows.append([one.pruner, *(least + cell for cell in cells), str(one.pruned), *(_choice(one, a) for a in arms)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [*table, "", *_cut_short(replays[0]), _cheap_enough(replays)]
+    return [*table, "", *_cut_short(replays[0]), *_resampled(replays), _cheap_enough(replays)]
 
 
 def _choice(one: Replay, arm: str) -> str:
@@ -207,6 +225,17 @@ def _cut_short(one: Replay) -> list[str]:
         " known, and any of them may have become the best: regrets there cannot be told, and steps and times are lower"
         " bounds (≥) where a pruner lets such a curve go on. To compare pruners, record a search with pruner: none.",
     ]
+
+
+def _resampled(replays: Sequence[Replay]) -> list[str]:
+    """How often rungs that promote find nearly the best, not only in the search that happened."""
+    found = []
+    for one in replays:
+        shares = ", ".join(f"{share:.0%} in {arm}" for arm, share in one.within.items() if share is not None)
+        if shares:
+            drawn = f"of {RESAMPLED} searches drawn from the recorded trials so many choose"
+            found.append(f"{one.pruner}: {drawn} within {REGRET:.0%} of their best: {shares}.")
+    return found
 
 
 def _cheap_enough(replays: Sequence[Replay]) -> str:

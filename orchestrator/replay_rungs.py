@@ -1,0 +1,182 @@
+"""Rungs that promote, on recorded curves: what `pruner: promote` would have trained and found. Nothing is trained."""
+
+import heapq
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from orchestrator.promotion import Contest, Settings, audited, rungs_of
+
+RESAMPLED = 200  # searches drawn from the recorded trials
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A recorded trial: (step, seconds since its start, objective or None) at each evaluation, and how it ended."""
+
+    arm: str
+    number: int
+    points: list[tuple[int, float, float | None]]
+    completed: bool
+    cut: bool  # it would have gone on; how, nobody knows
+
+
+class Stay(NamedTuple):
+    """A trial with a worker: its place among all, its curve, and the point at which it leaves or ends."""
+
+    place: int
+    curve: Curve
+    last: int
+
+
+@dataclass
+class Gone:
+    """A search as it went: training steps, seconds until its end, and what became of its trials by arm."""
+
+    steps: int = 0
+    clock: float = 0.0
+    parked: int = 0
+    chosen: dict[str, float | None] = field(default_factory=dict)  # the best objective that was trained to its end
+    beyond: dict[str, int] = field(default_factory=dict)  # curves that would have gone on where they were cut short
+
+
+class Search:
+    """The rungs of every arm over a list of curves, in the order in which the trials begin."""
+
+    def __init__(self, curves: Sequence[Curve], settings: Settings, recorded: Mapping[str, Any]) -> None:
+        written = recorded["search"]["objective"]
+        direction = (written[0] if isinstance(written, list) else written)["direction"]
+        self.sign = 1.0 if direction == "minimize" else -1.0
+        self.best: Callable[..., float] = min if direction == "minimize" else max
+        self.curves = list(curves)
+        self.names = list(dict.fromkeys(curve.arm for curve in curves))
+        self.contests: dict[str, Contest] = {}
+        for arm in self.names:
+            own = [curve for curve in curves if curve.arm == arm]
+            steps = recorded["arms"][arm]["train"]["steps"]
+            at = {step for curve in own for step, _, value in curve.points if value is not None}
+            rungs = rungs_of({"train": {"steps": steps}, "evaluate": {"every": steps, "at": at}}, settings)
+            self.contests[arm] = Contest(rungs, settings.reduction_factor, len(own), settings.asynchronous)
+        count: dict[str, int] = {}
+        self.free: list[bool] = []
+        for curve in self.curves:
+            ordinal = count[curve.arm] = count.get(curve.arm, -1) + 1
+            self.free.append(audited(settings, recorded["search"].get("seed") or 0, curve.arm, ordinal))
+        self.begun = 0
+        self.at: dict[int, int] = {}  # the point at which a parked trial waits
+        self.gone = Gone(chosen=dict.fromkeys(self.names), beyond=dict.fromkeys(self.names, 0))
+
+    def take(self) -> Stay | None:
+        """What a free worker trains next."""
+        for arm, contest in self.contests.items():
+            for number, passed in contest.claims():
+                contest.promote(number, passed)
+            for number, passed in contest.due():
+                contest.promote(number, passed)
+                self.gone.parked -= 1
+                if (stay := self._stay(number, self.at.pop(number) + 1)) is not None:
+                    return stay
+                self.gone.beyond[arm] += 1  # the recorded search has left it where it is
+                contest.end(number, completed=False)
+        if self.begun == len(self.curves):
+            return None
+        place, self.begun = self.begun, self.begun + 1
+        self.contests[self.curves[place].arm].enter(place, self.free[place])
+        return self._stay(place, 0)
+
+    def _stay(self, place: int, begin: int) -> Stay | None:
+        """From a point of a curve to the next at which its trial is parked, or to its end; None beyond that."""
+        curve = self.curves[place]
+        if begin >= len(curve.points):
+            return None
+        contest = self.contests[curve.arm]
+        points = enumerate(curve.points[begin:], start=begin)
+        stop = next((i for i, (step, _, _) in points if contest.parks(place, step)), len(curve.points) - 1)
+        begun_at = curve.points[begin - 1][0] if begin else 0
+        self.gone.steps += curve.points[stop][0] - begun_at
+        return Stay(place, curve, stop)
+
+    def seconds(self, stay: Stay, begin: int) -> float:
+        return stay.curve.points[stay.last][1] - (stay.curve.points[begin - 1][1] if begin else 0.0)
+
+    def leave(self, stay: Stay) -> None:
+        """A trial comes to the end of its stay."""
+        place, curve, index = stay.place, stay.curve, stay.last
+        contest, (step, _, last) = self.contests[curve.arm], curve.points[index]
+        for rung, _, value in curve.points[: index + 1]:
+            contest.reached(place, rung, None if value is None else self.sign * value)
+        if contest.parks(place, step):
+            contest.park(place, step)
+            self.at[place] = index
+            self.gone.parked += 1
+            return
+        contest.end(place, curve.completed)
+        self.gone.beyond[curve.arm] += curve.cut
+        if curve.completed and last is not None:
+            known = [value for value in (self.gone.chosen[curve.arm], last) if value is not None]
+            self.gone.chosen[curve.arm] = min(known, key=lambda value: self.sign * value)
+
+
+def searched(search: Search, workers: int) -> Gone:
+    """The search with so many workers under a virtual clock."""
+    clock, order, idle = 0.0, 0, workers
+    events: list[tuple[float, int, Stay]] = []
+    while True:
+        while idle:
+            waiting = dict(search.at)
+            stay = search.take()
+            if stay is None:
+                break
+            begin = waiting[stay.place] + 1 if stay.place in waiting else 0
+            heapq.heappush(events, (clock + search.seconds(stay, begin), order, stay))
+            order, idle = order + 1, idle - 1
+        if not events:
+            search.gone.clock = clock
+            return search.gone
+        clock, _, stay = heapq.heappop(events)
+        search.leave(stay)
+        idle += 1
+
+
+def at_once(search: Search) -> Gone:
+    """The same without a clock, for rungs that wait until they are full: the outcome does not depend on the order."""
+    while (stay := search.take()) is not None:
+        search.leave(stay)
+    return search.gone
+
+
+def stays_within(
+    curves: Sequence[Curve], settings: Settings, recorded: Mapping[str, Any], workers: int, regret: float
+) -> dict[str, float | None]:
+    """By arm the share of resampled searches whose choice is within `regret` of the best that was drawn.
+
+    Each search draws as many trials of each arm as were recorded, with replacement. None for an arm with curves that
+    the recorded search cut short: how good they would have become is not known.
+    """
+    draw, names = random.Random(0), list(dict.fromkeys(curve.arm for curve in curves))  # noqa: S311 (not a secret)
+    good = dict.fromkeys(names, 0)
+    for drawn in _resamples(curves, names, draw):
+        search = Search(drawn, settings, recorded)
+        gone = searched(search, workers) if settings.asynchronous else at_once(search)
+        for arm in names:
+            lost = regret_of(gone.chosen[arm], [curve for curve in drawn if curve.arm == arm], search.best)
+            good[arm] += lost is not None and lost <= regret
+    cut = {curve.arm for curve in curves if curve.cut}
+    return {arm: None if arm in cut else good[arm] / RESAMPLED for arm in names}
+
+
+def _resamples(curves: Sequence[Curve], names: Sequence[str], draw: random.Random) -> Iterator[list[Curve]]:
+    own = {arm: [curve for curve in curves if curve.arm == arm] for arm in names}
+    for _ in range(RESAMPLED):
+        drawn = {arm: iter(draw.choices(found, k=len(found))) for arm, found in own.items()}
+        yield [next(drawn[curve.arm]) for curve in curves]
+
+
+def regret_of(value: float | None, curves: Sequence[Curve], best: Callable[..., float]) -> float | None:
+    """How much worse a value is than the best of the completed curves, as a share of it; None where there is none."""
+    known = [v for curve in curves if curve.completed and (v := curve.points[-1][2]) is not None and math.isfinite(v)]
+    if not known or value is None:
+        return None
+    return abs(value - best(known)) / (abs(best(known)) or 1.0)
