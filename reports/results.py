@@ -58,6 +58,7 @@ class Results:
     objectives: int = 1  # how many of the metrics, from the first on
     others: list[Metric] = field(default_factory=list)  # measured, and in no table of their own
     baselines: list[dict[str, Any]] = field(default_factory=list)  # what trivial generators score (see RunFolder)
+    sweep: dict[str, Any] = field(default_factory=dict)  # as resolved, from sweep.json
     suffix: str = ""  # of the names of tables and figures that look at another objective than the first
 
     @property
@@ -143,6 +144,7 @@ def results_of(
         data={arm: (base.get("data") or {}).get("name") or "" for arm, base in sweep["arms"].items()},
         resources={key: value for key, value in (sweep.get("resources") or {}).items() if value is not None},
         plan=plan or {},
+        sweep=dict(sweep),
     )
 
 
