@@ -133,7 +133,8 @@ SWEEP = {
         "tracking": Maybe({"uri": OrNull(str)}),
     },
 }
-STEPS = {"train": {"steps": Within(1, whole=True)}, "evaluate": {"every": Within(1, whole=True)}}
+EVALUATIONS = {"every": Within(1, whole=True), "at": Maybe([COUNT])}
+STEPS = {"train": {"steps": Within(1, whole=True)}, "evaluate": EVALUATIONS}
 RESUMED = {"name": str, "arms": Each(STEPS), "final": OrNull({**FINAL, "steps": OrNull(COUNT), "evaluate": dict})}
 RATES = {
     "step": Within(0),

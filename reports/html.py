@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from orchestrator.promotion import settings_of
 from orchestrator.runs import RunFolder, write_bytes
 from reports import tables
 from reports.answer import answer
@@ -23,7 +22,7 @@ from reports.pareto import pareto_figures, pareto_table
 from reports.pictures import Picture, evenly, picture
 from reports.results import STAGES, Results, last_record, read_results, shown_run
 from reports.rounding import plural, whole
-from reports.rung_tables import loss_table, rung_table
+from reports.rung_tables import loss_table, rung_settings, rung_table
 from reports.scale import baseline_table
 from reports.search_figures import effect_figures, search_figures
 from reports.search_tables import budget_table, choice_table, importance_table, top_configurations, verdict_table
@@ -109,15 +108,10 @@ def all_tables(results: Results) -> list[Table]:
         published(results),
         pareto_table(results),
         *search,
-        *([rung_table(results), loss_table(results)] if promotes(results) else []),
+        *([rung_table(results), loss_table(results)] if rung_settings(results) else []),
         *tops,
         *(table(results) for table in rest),
     ]
-
-
-def promotes(results: Results) -> bool:
-    """Whether the search has rungs that promote."""
-    return settings_of(results.sweep.get("search", {}).get("pruner") or {}) is not None
 
 
 def answer_text(results: Results, said: list[Table]) -> str:

@@ -5,11 +5,13 @@ whatever they scored; the promoted ones were chosen by the very scores that are 
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from orchestrator import shapes
 from orchestrator.promotion import Contest, Settings, audited, rungs_of, settings_of
 from orchestrator.runs import FINISHED, Run
 from reports.results import Results, last_value
@@ -48,6 +50,17 @@ class Correlation(NamedTuple):
     tau: float | None = None
     low: float | None = None
     high: float | None = None
+
+
+def rung_settings(results: Results) -> Settings | None:
+    """The settings of a search whose rungs promote; None for any other, and for what another version recorded."""
+    pruner = (results.sweep.get("search") or {}).get("pruner")
+    if not isinstance(pruner, Mapping) or shapes.wrong(results.sweep["arms"], shapes.Each(shapes.STEPS)):
+        return None
+    try:
+        return settings_of(pruner)
+    except (TypeError, ValueError):
+        return None
 
 
 def rungs_of_arm(results: Results, arm: str, settings: Settings) -> ArmRungs:
@@ -118,7 +131,7 @@ def correlations(arm: ArmRungs) -> list[Correlation]:
 
 def rung_table(results: Results) -> Table:
     """Each rung of each arm: who came, who went on, and how well it ranks trials as their end does."""
-    settings = settings_of(results.sweep.get("search", {}).get("pruner") or {})
+    settings = rung_settings(results)
     columns = ["arm", "step", "share", "trials", "promoted", "audited", "correlation", "low", "high"]
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = []
@@ -244,7 +257,7 @@ def _regrets(arm: ArmRungs) -> np.ndarray | None:
 
 def loss_table(results: Results) -> Table:
     """For each arm: steps, parked trials, and what they might have become."""
-    settings = settings_of(results.sweep.get("search", {}).get("pruner") or {})
+    settings = rung_settings(results)
     columns = ["arm", "steps", "share", "parked", "audited", "better", "low", "high", "regret", "least", "most"]
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = []
