@@ -327,3 +327,39 @@ def test_failures_that_differ_or_a_trial_that_ends_well_stop_nothing(open_driver
         else:
             fail_next(driver, "a", other if number == 2 else "KeyError")
     assert not driver.over
+
+
+PROMOTING = TEXT.replace("trials: 5", "trials: 2").replace(
+    "pruner: none", "pruner: {name: promote, first: 0.3, audit: 0.0}"
+)
+
+
+def test_a_parked_trial_that_goes_on_before_its_first_worker_has_told_of_its_end(open_driver):
+    """Ray tells of the end of a trial some time after it was told to stop; meanwhile others ask for work."""
+    driver = open_driver(text=PROMOTING[: PROMOTING.index("  pixeliqn")])
+    first, second = driver.suggest("r0"), driver.suggest("r1")
+    for ray_id, trial in (("r0", first), ("r1", second)):
+        start(driver.ledger, trial)
+        assert evaluate(driver, ray_id, trial)  # it is to stop at its rung
+        assert driver.ledger.run.trial(trial.id).read_status()["state"] == "parked"
+    assert driver.board().tallies[0].parked == 2
+    assert driver.board().tallies[0].ended == 0
+    left = driver.board().steps_left
+    better = min((first, second), key=lambda trial: (score(trial, 2), trial.number))
+    other = {first.id: "r1", second.id: "r0"}[better.id]
+    driver.ended(other)  # a worker is free, and the trial that goes on has not been told of by its own
+    again = driver.suggest("r2")
+    assert again.id == better.id
+    driver.ended({"r0": "r1", "r1": "r0"}[other])
+    assert driver.trials == {"r2": better.id}
+    assert not driver.died
+    assert again.id in driver.ledger.rows
+    assert driver.suggest("r3") is None  # the other one stays parked
+    for step in (2, 4, 6):
+        assert not evaluate(driver, "r2", again, step)
+    driver.ledger.run.trial(again.id).update_status(state="completed", step=6)
+    driver.ended("r2")
+    assert driver.over
+    assert driver.ledger.complete
+    assert left == 4
+    assert driver.board().steps_left == 0

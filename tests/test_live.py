@@ -112,3 +112,13 @@ def test_no_error_of_the_view_ends_the_sweep():
     with Unfailing(Broken()) as view:
         view.update(board())
         view.update(board())
+
+
+def test_parked_trials_have_a_column_where_there_are_any_and_are_not_done(capsys):
+    waits = Tally("pixelcnn", "search", 11, {"completed": 2, "parked": 5}, [], None)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table(board(tallies=[waits])))
+    row = next(line for line in console.file.getvalue().splitlines() if "pixelcnn" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][2:7] == ["2/11", "0", "0", "5", "0"]
+    Lines().update(board(tallies=[waits]))
+    assert capsys.readouterr().out.endswith("pixelcnn search: 2/11 done, 5 parked\n")

@@ -230,3 +230,12 @@ def test_calibration_runs_real_trials_of_each_kind(sweep):
         assert all(seconds > 0 for points in rates.evaluation.values() for _, seconds in points)
         assert rates.disk > 1000
         assert rates.memory > 1e7
+
+
+def test_a_search_with_rungs_is_priced_by_what_its_mean_trial_trains(load):
+    plan = make_plan(load(SWEEP.replace("PRUNER", "{name: promote, first: 0.3, audit: 0.0}")), RATES, "by hand")
+    (line,) = [line for line in plan.lines if (line.arm, line.stage) == ("pixelcnn", "search")]
+    # The only rung is at 30 of 70: eleven trials come to it, three go on.
+    assert line.steps == -(-(11 * 30 + 3 * 40) // 11)
+    assert not plan.upper_bound
+    assert "stops trials early" not in "\n".join(plan_lines(plan))

@@ -49,3 +49,12 @@ def test_a_job_in_a_queue_and_what_the_cluster_says(run, tmp_path):
     assert status_lines(run.path)[-2:] == [line, "node n7 is avoided: 2 trials in a row"]
     write_json(run.sweep_json, {**run.read_sweep(), "finished": True})
     assert not {line, "node n7 is avoided: 2 trials in a row"} & set(status_lines(run.path))
+
+
+def test_trials_that_wait_at_a_rung_are_not_done_and_no_trouble(run, record_trial):
+    record_trial(run, "cnn-search-0", steps=(2, 5))
+    record_trial(run, "cnn-search-1", "parked", steps=(2,))
+    record_trial(run, "cnn-search-2", "parked", steps=(2,))
+    lines = status_lines(run.path)
+    assert "  cnn search: 1/4 done, 2 parked, best fd_lite0 20 (cnn-search-0)" in lines
+    assert not any("causes" in line for line in lines)
