@@ -64,7 +64,11 @@ STORE_LOST = 75  # the exit code where the store's file was deleted under us
 
 def default_uri(run: RunFolder) -> str:
     """The tracking store used where the sweep file names none: SQLite inside the run folder."""
-    return f"sqlite:///{run.path.resolve() / 'mlflow.db'}"
+    path = str(run.path.resolve() / "mlflow.db")
+    if "%" not in path and "?" not in path:
+        return f"sqlite:///{path}"
+    # SQLAlchemy reads the path as part of a URL; where no driver is named, MLflow makes a folder of the quoted name.
+    return f"sqlite+pysqlite:///{quote(path)}"
 
 
 @dataclass
@@ -408,10 +412,17 @@ def client(uri: str) -> "MlflowClient":
     return MlflowClient(uri)
 
 
+def _file_of(run: RunFolder, uri: str) -> Path | None:
+    """The file of a store of SQLite; None for a server or another database."""
+    if uri == default_uri(run):
+        return run.path / "mlflow.db"
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
 def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
     """Keep the store up to date until `last_round` is set and everything is sent; False where patience ended first."""
     progress, deadline = Progress(run, uri), math.inf
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    database = _file_of(run, uri)
     identity: int | None = None
     while True:
         last = last_round.is_set()  # read before the folder, so that nothing written before it is missed
