@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from aiqn_core.config import EvaluateConfig, TrainConfig
+from aiqn_core.config import EvaluateConfig, TrainConfig, parse
 from orchestrator.calibration import kinds
 from orchestrator.plan import size
 from orchestrator.sections import Sweep, with_final
@@ -25,7 +25,7 @@ def needs(folder: Path, sweep: Sweep, slots: int) -> dict[str, Any]:
     scored = [config.evaluate for config in configs]
     if sweep.final is not None:
         finals = [with_final(config.to_dict(), sweep.final) for config in configs]
-        scored += [TrainConfig.from_dict(final).evaluate for final in finals]
+        scored += [parse(EvaluateConfig, final["evaluate"]) for final in finals]
     features = {(each.features, each.inception): None for each in scored}
     return {
         "folder": str(folder),
