@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import pytest
 from hosts import ROOT, Machines, end, end_all_with, environment, free_port, holding, run, wait_for
 from measured import numbers
 
+from orchestrator.clusters import AUTOSCALING
 from orchestrator.runs import RunFolder, load_runs, read_json
 
 pytestmark = pytest.mark.cluster
@@ -73,10 +75,10 @@ def machines(tmp_path):
         made.close()
 
 
-def sweep_on(machines, number, folder, *options, **variables):
+def sweep_on(machines, number, folder, *options, head=1, **variables):
     """The command on one of the machines."""
     (folder / "study.yaml").write_text(SWEEP)
-    head = f"{machines.address(1)}:6379"
+    head = f"{machines.address(head)}:6379"
     command = (*AIQN, "sweep", "study.yaml", *options)
     return machines.start(number, *command, log="driver.log", cwd=folder, RAY_ADDRESS=head, **variables)
 
@@ -189,6 +191,74 @@ for avoid in ([], [other], [other, third], [other, own], [own]):
 def test_ray_places_no_trial_on_an_avoided_node():
     result = subprocess.run([sys.executable, "-c", PLACE], env=environment(), capture_output=True, text=True)
     assert result.stdout.split() == ["True", "True", "True", "False", "False"], result.stderr
+
+
+# ---- a head that is lost -------------------------------------------------------------------------------------------
+
+
+def held_without_head(machines, folder, lose):
+    """A sweep in the midst of whose trials the head of the cluster is lost; its driver and trials are elsewhere."""
+    variables = holding(folder / "held")
+    machines.ray_runs(machines.add(), cpus=0)
+    machines.ray_runs(machines.add(), head=1, **variables)
+    driver = sweep_on(machines, 2, folder)
+    wait_for(lambda: [item for item in trials(folder / "runs" / "study", "running") if item.history], alive=driver)
+    lose(1)
+    return driver
+
+
+def test_a_lost_head_ends_the_sweep_and_a_new_one_goes_on(undisturbed, machines, tmp_path):
+    driver = held_without_head(machines, tmp_path, machines.unplug)
+    assert driver.wait(60) == 3  # the promise itself
+    said = (tmp_path / "driver.log").read_text()
+    assert f"The Ray cluster at {machines.address(1)}:6379 is gone. Nothing is lost" in said
+    assert "Traceback" not in said
+    (tmp_path / "held").unlink()
+    third = machines.add()
+    machines.ray_runs(third)
+    assert sweep_on(machines, third, tmp_path, head=third).wait(3600) == 0, (tmp_path / "driver.log").read_text()
+    assert numbers(RunFolder(tmp_path / "runs" / "study")) == undisturbed
+
+
+@pytest.mark.parametrize("lose", [Machines.kill, Machines.unplug])
+def test_ctrl_c_ends_a_sweep_whose_head_is_lost(machines, tmp_path, lose):
+    driver = held_without_head(machines, tmp_path, lambda number: lose(machines, number))
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(15) == 3  # the promise itself
+    assert "Traceback" not in (tmp_path / "driver.log").read_text()
+
+
+# ---- a cluster that grows ------------------------------------------------------------------------------------------
+
+WORKER = {"resources": {"CPU": 1, "object_store_memory": 10**8}, "node_config": {}, "min_workers": 1, "max_workers": 3}
+GROWING = {
+    "cluster_name": "growing",
+    "max_workers": 3,
+    "idle_timeout_minutes": 1,
+    "head_node_type": "ray.head.default",
+    "available_node_types": {
+        "ray.head.default": {"resources": {}, "node_config": {}, "max_workers": 0},
+        "worker": WORKER,
+    },
+}
+
+
+def test_a_cluster_that_grows_is_asked_for_as_many_machines_as_there_are_trials(undisturbed, machines, tmp_path):
+    """Ray's own autoscaler with machines that are only processes: as KubeRay's, it starts with the fewest."""
+    head, held = machines.add(), tmp_path / "held"
+    provider = {"type": "fake_multinode", "gcs_address": f"{machines.address(head)}:6379"}
+    (tmp_path / "growing.yaml").write_text(json.dumps({**GROWING, "provider": provider}))
+    options = (f"--autoscaling-config={tmp_path / 'growing.yaml'}",)
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    machines.ray_runs(head, cpus=0, options=options, **holding(held), **fake)
+    driver = sweep_on(machines, head, tmp_path, **{AUTOSCALING: "1"})
+    folder = tmp_path / "runs" / "study"
+    wait_for(
+        lambda: len({item.status["node"] for item in trials(folder, "running") if item.history}) == 3, alive=driver
+    )
+    held.unlink()
+    assert driver.wait(3600) == 0, (tmp_path / "driver.log").read_text()
+    assert numbers(RunFolder(folder)) == undisturbed
 
 
 # ---- Slurm -------------------------------------------------------------------------------------------------------
