@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -66,7 +67,9 @@ class Member:
         token, port, address = secrets.token_hex(32), free_port(), own_address()
         where = {"address": f"{address}:{port}", "token": token}
         options = [f"--port={port}", f"--temp-dir={self.scratch}", f"--node-ip-address={address}"]
-        options += ["--include-dashboard=false", f"--ray-client-server-port={free_port()}"]
+        options += ["--include-dashboard=false"]
+        if find_spec("grpc"):  # then Ray has a server for clients, on a fixed port unless told; else it takes no option
+            options += [f"--ray-client-server-port={free_port()}"]
         node = self.start_ray(where, "--head", *options)
         try:
             if not self.answers(node, address, port):
