@@ -32,6 +32,7 @@ class Outside:
     kill: Callable[[str], None]  # ends the process of one of Ray's trials
     interrupted: Callable[[], bool]  # whether a signal asked us to stop
     revive_mirror: Callable[[], None]
+    make_room: Callable[[int], None] = lambda trials: None  # says to a cluster that grows for how many trials
 
 
 class Driver:
@@ -164,6 +165,7 @@ class Driver:
             self.machines.look()
             self.stopping = self.stopping or self.machines.hopeless
             self.settle()
+            self.outside.make_room(len(self.trials) if self.over else self.ledger.at_once)
             self.machines.tell()
             self.view.update(self.board())
         if now - self._slow >= SLOW_SECONDS:

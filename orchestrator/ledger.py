@@ -162,6 +162,15 @@ class Ledger:
         waiting = sum(pending[:2] == (arm, stage) for pending in self.pending)
         return self.states[arm, stage].total() + live + waiting
 
+    @property
+    def at_once(self) -> int:
+        """How many trials could be trained now, were there room for all: those in hand, and all that wait for none."""
+        ready = len(self.rows) + len(self.pending) + len(self.damaged)
+        for arm in self.sweep.arms:
+            stage = Stage.FINAL if self._search_complete(arm) else Stage.SEARCH
+            ready += max(0, self.expected(arm, stage) - self.issued(arm, stage))
+        return ready
+
     def expected(self, arm: str, stage: Stage) -> int:
         """How many trials of an arm there will be; finals can be fewer where too few search trials completed."""
         if stage == Stage.SEARCH:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import shapes
 from orchestrator.causes import Cause, ending
+from orchestrator.clusters import AUTOSCALING
 from orchestrator.continuing import check_continues
 from orchestrator.control import note_stop, take_requests
 from orchestrator.driver import Driver, Outside, Spent, check_space, storage_error
@@ -36,7 +37,7 @@ from orchestrator.places import places
 from orchestrator.plan import plan_at_start, room
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
-from orchestrator.sections import Sweep
+from orchestrator.sections import Resources, Sweep
 from orchestrator.stores import Store, choose, note
 from orchestrator.tracking import Mirroring, mirroring
 from orchestrator.trial import Assignment, is_evaluation, run_trial
@@ -65,6 +66,7 @@ os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT
 import ray  # noqa: E402  (its settings are read at import)
 from ray import tune  # noqa: E402
 from ray._private.services import canonicalize_bootstrap_address_or_die  # noqa: E402
+from ray.autoscaler.sdk import request_resources  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import (  # noqa: E402
@@ -73,6 +75,7 @@ from ray.util.scheduling_strategies import (  # noqa: E402
 )
 
 RAY_STARTS = 3  # how often it is tried
+MOST_WORKERS = 1000  # of trials, that an autoscaler is asked to make room for at once
 LEAVE_SECONDS = 30.0  # that Ray has to end
 ONE_SIGNAL_SECONDS = 0.5  # a terminal and our supervisor both pass on the same one
 TOGETHER_SECONDS = 0.1  # within which evaluations are told at once, where no pruner decides on each
@@ -184,7 +187,7 @@ class LedgerSearcher(Searcher):
             "run": str(ledger.run.path.resolve()),
             "threads": max(1, int(resources.cpu)),
             "silent_seconds": None if resources.silent_minutes is None else 60 * resources.silent_minutes,
-            "each": {name: need for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need},
+            "each": each(resources),
             "workers": resources.workers,
             "together": ledger.sweep.search.pruner["name"] == "none",
             "avoid": self.driver.machines.nodes.avoided,
@@ -434,12 +437,13 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
     shutil.rmtree(scratch, ignore_errors=True)
     address = given_address(os.environ)
     asked = question(ledger.run, ledger.sweep, 1 if address else room(ledger.sweep)[0])
-    with cluster(), interrupt, probing(asked), view:
+    with cluster(lambda: interrupt.asked), interrupt, probing(asked), view:
         preflight = Preflight(asked, ask_by_task if address else ask_here)
         machines = Machines(ledger.run, ledger.sweep.resources, preflight, alive)
         machines.meet(lambda: interrupt.asked)
         ray_trials: dict[str, Any] = {}
-        outside = Outside(lambda ray_id: kill(ray_trials[ray_id]), lambda: interrupt.asked, mirror.revive)
+        room = Room(ledger.sweep.resources)
+        outside = Outside(lambda ray_id: kill(ray_trials[ray_id]), lambda: interrupt.asked, mirror.revive, room.make)
         driver = Driver(ledger, view, machines, outside)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, machines.nodes.capacity))
         try:
@@ -449,6 +453,7 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
         if driver.failure is None:
             driver.spent.write()
             view.update(driver.board())
+            room.make(0)
     shutil.rmtree(scratch, ignore_errors=True)
     if driver.failure is not None:
         check_space(ledger)
@@ -458,6 +463,26 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
             note_stop(ledger.run, driver.stopping)
         view.say(driver.stopping)
     return driver.alike.told(ledger.run)
+
+
+class Room:
+    """What is asked of Ray's autoscaler, where there is one: it sees no trial that is not yet in Ray's hands."""
+
+    def __init__(self, need: Resources) -> None:
+        self.need, self.listens = need, bool(os.environ.get(AUTOSCALING))
+        self.trials: int | None = None  # for how many it was asked last
+
+    def make(self, trials: int) -> None:
+        """Ask for as many machines as so many trials need at once; fewer than before lets idle ones go."""
+        trials = min(trials, max(1, MOST_WORKERS // self.need.workers))
+        if self.listens and trials != self.trials:
+            request_resources(bundles=[each(self.need)] * self.need.workers * trials)
+            self.trials = trials
+
+
+def each(need: Resources) -> dict[str, float]:
+    """What Ray reserves for one worker of a trial."""
+    return {name: amount for name, amount in (("CPU", need.cpu), ("GPU", need.gpu)) if amount}
 
 
 def kill(trial: Any) -> None:
@@ -491,8 +516,11 @@ def tuner(driver: Driver, ray_trials: dict[str, Any], scratch: Path) -> tune.Tun
 
 
 @contextmanager
-def cluster() -> Iterator[None]:
-    """A connection to the Ray cluster, or one of our own for the time of the block; this process ends where it dies."""
+def cluster(asked: Callable[[], bool]) -> Iterator[None]:
+    """A connection to the Ray cluster, or one of our own for the time of the block; this process ends where it dies.
+
+    `asked` says whether somebody wants it to end anyway.
+    """
     address = given_address(os.environ)
     if address is None:
         os.environ.pop(ADDRESS, None)  # Ray takes an empty one for an address
@@ -509,7 +537,7 @@ def cluster() -> Iterator[None]:
             if attempt == RAY_STARTS:
                 raise RunFolderError(f"Ray does not start: {error}\nIts logs are in {ray_logs()}.") from error
     try:
-        with Lifeline(sockets(), own=address is None):
+        with Lifeline(sockets(), own=address is None, asked=asked):
             yield
     finally:
         end_ray()

@@ -67,7 +67,7 @@ class World:
     """What the driver was asked to do outside, and what it is told."""
 
     def __init__(self):
-        self.killed, self.interrupted = [], False
+        self.killed, self.interrupted, self.room = [], False, []
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def open_driver(tmp_path, world, monkeypatch):
         run = RunFolder(tmp_path / "runs" / "study")
         run.path.mkdir(parents=True, exist_ok=True)
         sweep = load_sweep(path)
-        outside = Outside(world.killed.append, lambda: world.interrupted, lambda: None)
+        outside = Outside(world.killed.append, lambda: world.interrupted, lambda: None, world.room.append)
         return Driver(Ledger(run, sweep), View(), Machines(sweep.resources, run), outside)
 
     return open_
@@ -113,6 +113,19 @@ def test_as_many_trials_as_there_is_room(open_driver):
     driver.machines.gone.add("right")
     driver.tick()
     assert driver.machines.nodes.capacity == 1
+
+
+def test_a_cluster_that_grows_is_told_of_all_trials_that_wait_until_the_sweep_stops(open_driver, world):
+    driver = open_driver()
+    begin(driver, "a")
+    driver.tick()
+    assert driver.machines.nodes.capacity == 2
+    assert world.room == [driver.ledger.at_once]
+    assert world.room[0] > 2
+    world.interrupted = True
+    driver.tick()
+    driver.tick()
+    assert world.room[-1] == 1
 
 
 def test_a_trial_that_somebody_stops_ends_at_its_next_evaluation(open_driver):

@@ -95,6 +95,19 @@ def study(ledger, name):
     return optuna.load_study(study_name=name, storage=storage)
 
 
+@pytest.mark.parametrize("ended", [0, 3, 9, 10, 13, 22])
+def test_it_knows_how_many_trials_could_be_trained_at_once(open_ledger, ended):
+    ledger = open_ledger()
+    for _ in range(ended):
+        work(ledger, ledger.next())
+    known = ledger.at_once
+    handed = list(iter(ledger.next, None))  # until there is none, while none of them ends
+    assert known == ledger.at_once == len(handed)
+    for assignment in handed:
+        start(ledger, assignment)
+    assert open_ledger().at_once == len(handed)  # a driver that is killed leaves them to the next
+
+
 def test_every_arm_gets_its_trials_in_turn_then_its_finals(open_ledger):
     ledger = open_ledger()
     order = run_all(ledger)

@@ -13,8 +13,11 @@ import mlflow
 import pytest
 from measured import numbers
 
+from orchestrator import search as search_module
+from orchestrator.clusters import AUTOSCALING
 from orchestrator.runs import RunFolder, load_runs, read_json
-from orchestrator.search import mark_finished, run_sweep
+from orchestrator.search import MOST_WORKERS, Room, mark_finished, run_sweep
+from orchestrator.sections import Resources
 from orchestrator.sweep import load_sweep
 from orchestrator.tracking import default_uri
 
@@ -51,6 +54,21 @@ def start(folder, *options, text=SWEEP):
     )
     STARTED.append(process)
     return process
+
+
+def test_rays_autoscaler_is_asked_where_it_listens_and_only_for_something_new(monkeypatch):
+    asked = []
+    monkeypatch.setattr(search_module, "request_resources", lambda bundles: asked.append(bundles))
+    need = Resources(cpu=3, gpu=1, workers=2)
+    Room(need).make(5)
+    assert asked == []
+    monkeypatch.setenv(AUTOSCALING, "1")
+    room = Room(need)
+    for trials in (5, 5, 0, MOST_WORKERS):
+        room.make(trials)
+    assert asked == [[{"CPU": 3, "GPU": 1}] * 10, [], [{"CPU": 3, "GPU": 1}] * MOST_WORKERS]
+    Room(Resources(workers=MOST_WORKERS + 7)).make(1)  # one trial at least
+    assert asked[-1] == [{"CPU": 1}] * (MOST_WORKERS + 7)
 
 
 @pytest.fixture(autouse=True, scope="module")
