@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 
+from orchestrator.clocks import Awake
 from orchestrator.runs import RunFolderError
 
 RAY_DIED, CLUSTER_LOST = 86, 87  # exit codes: the Ray that this process started; the cluster that it had joined
@@ -47,9 +48,9 @@ def answers(address: str, seconds: float) -> bool:
 
 def wait_for_answer(address: str, seconds: float = ANSWER_SECONDS) -> None:
     """Return once a cluster answers at host:port; raises RunFolderError after so many seconds."""
-    deadline = time.monotonic() + seconds
+    awake = Awake(gap=2 * LOOK_SECONDS + min(5.0, seconds))
     while not answers(address, min(5.0, seconds)):
-        if time.monotonic() + LOOK_SECONDS > deadline:
+        if awake() + LOOK_SECONDS > seconds:
             raise RunFolderError(
                 f"{ADDRESS}: no Ray cluster answers at {address} ({seconds:.0f} s). Start one there "
                 f"(ray start --head), correct the address, or unset {ADDRESS} to use this machine."

@@ -503,6 +503,7 @@ def cluster() -> Iterator[None]:
         try:
             start_ray(address)
             logging.getLogger("ray").setLevel(logging.CRITICAL)  # errors of trials are in their logs
+            ray._private.worker.print_to_stdstream = lambda *_, **__: None  # nor the end of the raylet's log as it dies
             break
         except Exception as error:  # Ray has no type for it: where the machine is busy, its processes start too late
             ray.shutdown()

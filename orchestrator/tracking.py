@@ -542,8 +542,11 @@ GUARD = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), s
 
 @contextmanager
 def ending_with_us(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a command that starts processes of its own; all of them end with the block, and with this process."""
-    server = subprocess.Popen(command, start_new_session=True)
+    """Run a command that starts processes of its own; all of them end with the block, and with this process.
+
+    What it prints goes to standard error: standard output is ours.
+    """
+    server = subprocess.Popen(command, start_new_session=True, stdout=2)
     watch = [sys.executable, "-c", GUARD, str(server.pid)]
     nowhere = subprocess.DEVNULL
     with subprocess.Popen(watch, stdin=subprocess.PIPE, stderr=nowhere, start_new_session=True) as guard:

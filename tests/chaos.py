@@ -88,6 +88,7 @@ KINDS = {
     "workers": "ray::ResourceTrainable",
     "agents": "Agent",
     "monitors": "monitor.py",
+    "driver": "orchestrator.cli sweep",
 }
 
 
