@@ -498,7 +498,7 @@ def cluster() -> Iterator[None]:
         os.environ.pop(ADDRESS, None)  # Ray takes an empty one for an address
         os.environ["RAY_TMPDIR"] = folder_for_sockets(os.environ)
     elif "://" not in address:
-        wait_for_answer(canonicalize_bootstrap_address_or_die(address))
+        wait_for_answer(host_and_port(address), named=address)
     for attempt in range(1, RAY_STARTS + 1):
         try:
             start_ray(address)
@@ -514,6 +514,16 @@ def cluster() -> Iterator[None]:
             yield
     finally:
         end_ray()
+
+
+def host_and_port(named: str) -> str:
+    """Where a cluster listens that RAY_ADDRESS names; raises RunFolderError for "auto" where Ray finds none, or two."""
+    try:
+        return canonicalize_bootstrap_address_or_die(named)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{ADDRESS}: saw {named!r}, but {error} Name it as host:port, or unset {ADDRESS} to use this machine."
+        ) from error
 
 
 def start_ray(address: str | None) -> None:

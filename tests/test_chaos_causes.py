@@ -122,7 +122,7 @@ def test_a_cache_that_is_lost_in_the_middle_stops_the_sweep_in_order(undisturbed
     assert "storage" in [cause for item in load_runs(run.path) for cause in item.status["causes"]]
 
 
-LIMIT, GRACE = 20, 15  # seconds that a trial may be silent, and that it then has to end itself
+LIMIT, GRACE = 30, 15  # seconds that a trial may be silent, and that it then has to end itself
 LIMITS = ("--set", f"resources.silent_minutes={LIMIT / 60}", "--set", "resources.retries=0")  # no second attempt
 
 
