@@ -419,6 +419,21 @@ def _file_of(run: RunFolder, uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
+def opened(run: RunFolder, uri: str) -> "MlflowClient":
+    """A client of a store. A new one of SQLite is made whole or not at all: MLflow never mends one half made."""
+    database = _file_of(run, uri)
+    if database is not None and database.parent.is_dir() and not database.exists() and "?" not in uri:
+        ending = f".{os.getpid()}.new"
+        new = database.with_name(database.name + ending)
+        try:
+            client(uri + ending).search_experiments()
+            if not database.exists():  # another process may have made it meanwhile
+                new.rename(database)
+        finally:
+            new.unlink(missing_ok=True)
+    return client(uri)
+
+
 def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
     """Keep the store up to date until `last_round` is set and everything is sent; False where patience ended first."""
     progress, deadline = Progress(run, uri), math.inf
@@ -433,7 +448,7 @@ def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
         looked = time.monotonic() - begin
         try:
             if progress.recorded or last:
-                progress.send(client(uri), last)
+                progress.send(opened(run, uri), last)
         except Exception as reason:  # whatever a store or the way to it may raise: wait, and try again
             error = str(reason) if isinstance(reason, RunFolderError) else plain(reason, uri)
             hopeless = isinstance(reason, RunFolderError) or OUTDATED in str(reason)
@@ -518,7 +533,7 @@ def serve(run_folder: Path | str, host: str, port: int) -> None:
     uri = store.uri or default_uri(run)
     os.environ.update(QUIET)
     try:
-        client(uri)
+        opened(run, uri)
         bring_home(run, uri, own=not store.uri)
     except RunFolderError:
         raise

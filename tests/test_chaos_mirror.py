@@ -9,7 +9,7 @@ import pytest
 from chaos import PATIENCE, ROOT
 from run_folders import record, write_sweep, write_trial
 
-from orchestrator.runs import RunFolder, read_json
+from orchestrator.runs import RunFolder, read_json, write_json
 from orchestrator.tracking import QUIET, STORE_LOST, default_uri
 
 pytestmark = pytest.mark.chaos
@@ -30,6 +30,7 @@ def recorded(path):
     """A run folder with one trial that has ended."""
     run = RunFolder(path)
     write_sweep(run)
+    write_json(run.sweep_json, {**run.read_sweep(), "id": "5a7"})
     write_trial(run, "pixelcnn", "search", 0, [record("pixelcnn", 0, step, 512) for step in (0, 200)])
     return run
 
