@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -423,7 +424,7 @@ def opened(run: RunFolder, uri: str) -> "MlflowClient":
     """A client of a store. A new one of SQLite is made whole or not at all: MLflow never mends one half made."""
     database = _file_of(run, uri)
     if database is not None and database.parent.is_dir() and not database.exists() and "?" not in uri:
-        ending = f".{os.getpid()}.new"
+        ending = f".{uuid.uuid4().hex[:8]}.new"  # never one that MLflow has seen: it keeps what it has opened
         new = database.with_name(database.name + ending)
         try:
             client(uri + ending).search_experiments()
