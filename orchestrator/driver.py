@@ -59,7 +59,7 @@ class Driver:
         self.failure: Exception | None = None
         self.spent = Spent(ledger)
         self.steps_at_start = 0.0
-        self.started = self._ticked = self._slow = time.monotonic()
+        self._ticked = self._slow = self.awake.seconds
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles its hooks for a restore that we never ask for."""
@@ -156,8 +156,7 @@ class Driver:
 
     def tick(self) -> None:
         """What has to be done now and then; called several times a second."""
-        now = time.monotonic()
-        self.awake()
+        now = self.awake()  # by which a pause of this process is neither work nor anybody's silence
         if now - self._ticked >= TICK_SECONDS:
             self.spent.add(now - self._ticked, len(self.trials))
             self._ticked = now
@@ -213,7 +212,7 @@ class Driver:
             running = [progress(row) for row in rows if row.assignment.id in active]
             states, best = dict(ledger.states[arm, stage]), ledger.best.get((arm, stage))
             tallies.append(Tally(arm, stage, ledger.expected(arm, stage), states, running, best))
-        elapsed, left = time.monotonic() - self.started, self.steps_left(tallies)
+        elapsed, left = self.awake.seconds, self.steps_left(tallies)
         self.steps_at_start = self.steps_at_start or left
         done = self.steps_at_start - left
         metric, notes = ledger.objectives[0].metric, tuple(self.machines.notes)

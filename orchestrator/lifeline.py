@@ -28,8 +28,9 @@ ANSWER_SECONDS = 20.0  # in which an address must answer at the start
 
 
 def given_address(environ: Mapping[str, str]) -> str | None:
-    """The cluster to join as RAY_ADDRESS names it; None where there is none: an empty variable is none."""
-    return environ.get(ADDRESS, "").strip() or None
+    """The cluster to join as RAY_ADDRESS names it; None where there is none, as with an empty variable or "local"."""
+    named = environ.get(ADDRESS, "").strip()
+    return named if named not in ("", "local") else None
 
 
 def answers(address: str, seconds: float) -> bool:
@@ -47,13 +48,13 @@ def answers(address: str, seconds: float) -> bool:
     return True
 
 
-def wait_for_answer(address: str, seconds: float = ANSWER_SECONDS) -> None:
-    """Return once a cluster answers at host:port; raises RunFolderError after so many seconds."""
-    deadline = time.monotonic() + seconds
+def wait_for_answer(address: str, seconds: float = ANSWER_SECONDS, named: str = "") -> None:
+    """Return once a cluster answers at host:port; raises RunFolderError after so many seconds, with the user's name."""
+    awake = Awake(gap=2 * LOOK_SECONDS + min(5.0, seconds))
     while not answers(address, min(5.0, seconds)):
-        if time.monotonic() + LOOK_SECONDS > deadline:
+        if awake() + LOOK_SECONDS > seconds:
             raise RunFolderError(
-                f"{ADDRESS}: no Ray cluster answers at {address} ({seconds:.0f} s). Start one there "
+                f"{ADDRESS}: no Ray cluster answers at {named or address} ({seconds:.0f} s). Start one there "
                 f"(ray start --head), correct the address, or unset {ADDRESS} to use this machine."
             )
         time.sleep(LOOK_SECONDS)

@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from orchestrator.clocks import Awake
 from orchestrator.needs import lacks, needs
 from orchestrator.plan import room
 from orchestrator.runs import RunFolder, RunFolderError
@@ -137,19 +138,21 @@ class Preflight:
         self.problems = problems(self.own, self.own, asked, DRIVER)  # of the driver's machine
         self.waiting: dict[str, tuple[float, Answer]] = {}  # node -> when it was asked
         self.locks = True  # whether all machines see each other's locks
+        self.awake = Awake()
 
     def begin(self, node: str, gpus: float, holds: int) -> None:
         """Ask a node that has so many GPUs in Ray's eyes, and holds so many workers of trials."""
         slots = -(-holds // self.asked["workers"])
         needed = {**self.asked["needs"], "slots": slots}
         asked = {**self.asked, "gpu": self.asked["gpu"] and gpus > 0, "needs": needed}
-        self.waiting[node] = (time.monotonic(), self.ask(node, asked))
+        self.waiting[node] = (self.awake(), self.ask(node, asked))
 
     def answers(self) -> Iterator[tuple[str, list[str]]]:
         """(node, its problems) of each that has answered by now, or for too long has not."""
+        now = self.awake()
         for node, (since, answer) in list(self.waiting.items()):
             found = answer()
-            if found is None and time.monotonic() - since < ANSWER_SECONDS:
+            if found is None and now - since < ANSWER_SECONDS:
                 continue
             del self.waiting[node]
             if isinstance(found, Exception):

@@ -442,8 +442,8 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
         machines = Machines(ledger.run, ledger.sweep.resources, preflight, alive)
         machines.meet(lambda: interrupt.asked)
         ray_trials: dict[str, Any] = {}
-        room = Room(ledger.sweep.resources)
-        outside = Outside(lambda ray_id: kill(ray_trials[ray_id]), lambda: interrupt.asked, mirror.revive, room.make)
+        demand = Room(ledger.sweep.resources)
+        outside = Outside(lambda ray_id: kill(ray_trials[ray_id]), lambda: interrupt.asked, mirror.revive, demand.make)
         driver = Driver(ledger, view, machines, outside)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, machines.nodes.capacity))
         try:
@@ -453,7 +453,7 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
         if driver.failure is None:
             driver.spent.write()
             view.update(driver.board())
-            room.make(0)
+            demand.make(0)
     shutil.rmtree(scratch, ignore_errors=True)
     if driver.failure is not None:
         check_space(ledger)
@@ -526,11 +526,12 @@ def cluster(asked: Callable[[], bool]) -> Iterator[None]:
         os.environ.pop(ADDRESS, None)  # Ray takes an empty one for an address
         os.environ["RAY_TMPDIR"] = folder_for_sockets(os.environ)
     elif "://" not in address:
-        wait_for_answer(canonicalize_bootstrap_address_or_die(address))
+        wait_for_answer(host_and_port(address), named=address)
     for attempt in range(1, RAY_STARTS + 1):
         try:
             start_ray(address)
             logging.getLogger("ray").setLevel(logging.CRITICAL)  # errors of trials are in their logs
+            ray._private.worker.print_to_stdstream = lambda *_, **__: None  # nor the end of the raylet's log as it dies
             break
         except Exception as error:  # Ray has no type for it: where the machine is busy, its processes start too late
             ray.shutdown()
@@ -541,6 +542,16 @@ def cluster(asked: Callable[[], bool]) -> Iterator[None]:
             yield
     finally:
         end_ray()
+
+
+def host_and_port(named: str) -> str:
+    """Where a cluster listens that RAY_ADDRESS names; raises RunFolderError for "auto" where Ray finds none, or two."""
+    try:
+        return canonicalize_bootstrap_address_or_die(named)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{ADDRESS}: saw {named!r}, but {error} Name it as host:port, or unset {ADDRESS} to use this machine."
+        ) from error
 
 
 def start_ray(address: str | None) -> None:

@@ -275,6 +275,7 @@ def test_neither_a_pause_nor_a_clock_that_is_set_is_silence(open_driver, world, 
     monkeypatch.setattr(time, "time", lambda: then + 3 * 3600)
     clock.run(5)
     assert world.killed == []
+    assert 105 <= driver.spent.seconds < 120  # nor is a pause work that a budget pays
     driver.ended("a")
     driver.tick()
     assert driver.suggest("b").causes == ["process killed"]

@@ -29,7 +29,9 @@ def listening():
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.parametrize(("value", "found"), [("", None), ("  ", None), ("auto", "auto"), ("a:6379", "a:6379")])
+@pytest.mark.parametrize(
+    ("value", "found"), [("", None), ("  ", None), ("local", None), ("auto", "auto"), ("a:6379", "a:6379")]
+)
 def test_an_empty_variable_names_no_cluster(value, found):
     assert given_address({"RAY_ADDRESS": value}) == found
     assert given_address({}) is None
@@ -53,6 +55,8 @@ def test_an_address_that_does_not_answer_is_said_with_what_to_do(monkeypatch):
         wait_for_answer(address, 1.0)
     with pytest.raises(RunFolderError, match=f"no Ray cluster answers at {address}.*ray start --head.*unset"):
         wait_for_answer(address, 0.1)
+    with pytest.raises(RunFolderError, match="no Ray cluster answers at head:6379 "):  # as the user named it
+        wait_for_answer(address, 0.1, named="head:6379")
 
 
 def test_sockets_lie_where_their_paths_are_short_enough(tmp_path):

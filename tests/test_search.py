@@ -15,8 +15,8 @@ from measured import numbers
 
 from orchestrator import search as search_module
 from orchestrator.clusters import AUTOSCALING
-from orchestrator.runs import RunFolder, load_runs, read_json
-from orchestrator.search import MOST_WORKERS, Room, mark_finished, run_sweep
+from orchestrator.runs import RunFolder, RunFolderError, load_runs, read_json
+from orchestrator.search import MOST_WORKERS, Room, host_and_port, mark_finished, run_sweep
 from orchestrator.sections import Resources
 from orchestrator.sweep import load_sweep
 from orchestrator.tracking import default_uri
@@ -194,3 +194,12 @@ def test_an_edited_file_that_contradicts_is_refused(undisturbed):
     assert "Traceback" not in output
     arms = json.loads(run.sweep_json.read_text())["sweep"]["arms"]
     assert {arm["train"]["batch_size"] for arm in arms.values()} == {8}
+
+
+def test_a_cluster_that_is_to_be_found_and_is_not_there_is_said(monkeypatch):
+    def none(named):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(search_module, "canonicalize_bootstrap_address_or_die", none)
+    with pytest.raises(RunFolderError, match=r"^RAY_ADDRESS: saw 'auto', but Could not .* unset RAY_ADDRESS"):
+        host_and_port("auto")
