@@ -16,8 +16,8 @@
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-python3 -m venv "$dir/venv"
-"$dir/venv/bin/pip" --quiet --disable-pip-version-check install numpy==2.4.6
+python3 -m venv --without-pip "$dir/venv"
+python3 -m pip --python "$dir/venv/bin/python" --quiet --disable-pip-version-check install --no-compile numpy==2.4.6
 cd "$dir"
 "$dir/venv/bin/python" - <<'EOF'
 import numpy as np
