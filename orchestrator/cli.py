@@ -66,6 +66,9 @@ def sweep(
         if dry_run:
             continued = continued_by(loaded, runs)
             describe(loaded, runs, continued)
+            from orchestrator.preflight import check_here
+
+            check_here(loaded, runs)
             return
         within_budget(loaded, runs, yes)
         from orchestrator.supervisor import supervise

@@ -15,6 +15,7 @@ from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
 from orchestrator.machines import Lost, Machines
+from orchestrator.places import places
 from orchestrator.runs import RunFolder, StorageError, read_json, write_bytes, write_json
 from orchestrator.trial import Assignment
 
@@ -108,7 +109,7 @@ class Driver:
         alive = status.get("state") not in FINISHED
         if self.stopping and alive:
             return  # stays RUNNING in the ledger: the next start continues it
-        end = ending(status, error, silent=silent)
+        end = ending(status, error, silent=silent, places=self.places(trial))
         if alive or end.policy.stops:
             check_space(self.ledger)
         if alive and error is None and self.machines.leaves(trial):
@@ -126,16 +127,31 @@ class Driver:
             if (answer := lost()) is not None:
                 self.died.remove(death)
                 status = self.ledger.run.trial(trial).read_status()
-                self.close(trial, ending(status, error, silent=silent, lost=answer))
+                self.close(trial, ending(status, error, silent=silent, lost=answer, places=self.places(trial)))
 
     def close(self, trial: str, end: End) -> None:
         """Tell the ledger how a trial ended, and hand it out again where that follows."""
+        node = self.machines.node_of(trial) if end.policy.stops else None
         retry = self.ledger.close(trial, end)
         if retry is not None:
             self.again.append(retry)
+            if end.policy.stops:
+                self.machines.doubt(node)
+                self.despair(trial, end)
         elif self.alike.note(end):
             self.stopping = self.stopping or f"the first {self.alike.limit} trials failed alike"
             self.alike.trial = trial
+
+    def despair(self, trial: str, end: End) -> None:
+        """Stop the sweep where a trial lacked so often what every trial needs that trying again is of no use."""
+        count = self.ledger.rows[trial].lacking
+        if count > self.ledger.sweep.resources.retries:
+            told = f"{trial} ended {count} times, of {end.recorded}, which is not its fault: {end.message}"
+            self.stopping = self.stopping or f"{told}; see {self.ledger.run.trial(trial).log}"
+
+    def places(self, trial: str) -> list[Path]:
+        """What every trial needs of its machine."""
+        return places(self.ledger.run.path, self.ledger.rows[trial].assignment.config)
 
     def tick(self) -> None:
         """What has to be done now and then; called several times a second."""
@@ -146,6 +162,7 @@ class Driver:
             self._ticked = now
             self.take_requests()
             self.machines.look()
+            self.stopping = self.stopping or self.machines.hopeless
             self.settle()
             self.machines.tell()
             self.view.update(self.board())

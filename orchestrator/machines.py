@@ -30,6 +30,7 @@ class Machines:
         self.nodes = Nodes(need)
         self.asked = -math.inf  # when the cluster was last asked
         self.handed: dict[str, tuple[float, int]] = {}  # trials not yet seen to start: (when, attempts before)
+        self.doubted: set[str] = set()  # that lacked something when a trial ended there
         self.notes: list[str] = []
         self.told: dict[str, Any] = {}  # what cluster.json holds
 
@@ -60,7 +61,27 @@ class Machines:
         if time.monotonic() - self.asked > NODES_SECONDS:
             self.asked = time.monotonic()
             for new in self.nodes.update(self.alive()):
-                self.preflight.begin(new.id, new.resources.get("GPU", 0.0))
+                self.ask(new)
+
+    def ask(self, node: Node) -> None:
+        """Put the questions of the pre-flight to a machine."""
+        self.preflight.begin(node.id, node.resources.get("GPU", 0.0), node.holds(self.nodes.need))
+
+    def doubt(self, id: str | None) -> None:
+        """A trial ended for what a machine lacks: it is asked again before the next one is placed there."""
+        node = self.nodes.there.get(id or "")
+        if node is not None and node.id not in self.nodes.unchecked | self.nodes.refused.keys():
+            self.doubted.add(node.id)
+            self.nodes.unchecked.add(node.id)
+            self.ask(node)
+
+    @property
+    def hopeless(self) -> str:
+        """What keeps the sweep from going on, where machines that trained fail the pre-flight now and none is left."""
+        refused = [f"{self.nodes.there[node]}: {self.nodes.refused[node]}" for node in sorted(self.nodes.refused)]
+        if not self.doubted & self.nodes.refused.keys() or self.nodes.unchecked or self.nodes.capacity:
+            return ""
+        return "\n".join(("No machine can train any more:", *(f"node {each}" for each in refused)))
 
     def take_requests(self, active: Iterable[str]) -> None:
         """Nodes that asked to be let go get no trial any more, and are let go when none of the active ones is there."""

@@ -32,7 +32,8 @@ from orchestrator.machines import Machines
 from orchestrator.nodes import Node
 from orchestrator.objectives import recorded_facts
 from orchestrator.outcome import SweepFailedError
-from orchestrator.plan import plan_at_start
+from orchestrator.places import places
+from orchestrator.plan import plan_at_start, room
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
 from orchestrator.sections import Sweep
@@ -303,7 +304,8 @@ class Team:
     """The workers that train one trial: this process leads, the others are Ray tasks in the trial's bundles."""
 
     def __init__(self, config: dict, assignment: Assignment, run: RunFolder) -> None:
-        self.config, self.assignment, self.folder = config, assignment, run.trial(assignment.id)
+        self.config, self.assignment, self.run = config, assignment, run
+        self.folder = run.trial(assignment.id)
         self.over, self.watcher = Event(), Thread(target=self.watch, daemon=True)
         self.tasks: list[Any] = []
 
@@ -345,7 +347,7 @@ class Team:
         except Exception as error:
             if self.over.is_set():
                 return
-            end = ending({}, error)
+            end = ending({}, error, places=places(self.run.path, self.assignment.config))
             if isinstance(error, ray.exceptions.RayTaskError) and end.cause != Cause.WORKER_LOST:
                 message = f"on another worker: {error}"[:500]
                 self.folder.update_status(state=end.state, cause=end.recorded, message=message)
@@ -430,9 +432,10 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
     """
     scratch = ledger.run.path / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    asked = question(ledger.run, ledger.sweep)
+    address = given_address(os.environ)
+    asked = question(ledger.run, ledger.sweep, 1 if address else room(ledger.sweep)[0])
     with cluster(), interrupt, probing(asked), view:
-        preflight = Preflight(asked, ask_by_task if given_address(os.environ) else ask_here)
+        preflight = Preflight(asked, ask_by_task if address else ask_here)
         machines = Machines(ledger.run, ledger.sweep.resources, preflight, alive)
         machines.meet(lambda: interrupt.asked)
         ray_trials: dict[str, Any] = {}

@@ -89,3 +89,29 @@ def test_a_trial_whose_folder_was_deleted_comes_back(undisturbed, tmp_path):
         driver.finish()
     assert numbers(run) == undisturbed
     check_ledger(run, trials=3, finals=0)
+
+
+def test_a_cache_that_cannot_be_kept_is_said_before_the_first_trial(tmp_path):
+    with Driver(tmp_path, sweep_text(trials=3, final=""), AIQN_CACHE="/proc/aiqn") as driver:
+        said = driver.finish(code=2)
+    assert "this machine, the driver's: /proc/aiqn: reference statistics cannot be kept here" in said
+    assert "set AIQN_CACHE to a folder that can be written" in said
+    assert not folder_of(tmp_path).trials.exists()
+
+
+def test_a_cache_that_is_lost_in_the_middle_stops_the_sweep_in_order(undisturbed, tmp_path):
+    text, run, cache = sweep_text(trials=3, final=""), folder_of(tmp_path), tmp_path / "cache"
+    with Driver(tmp_path, text, AIQN_CACHE=str(cache)) as driver:
+        driver.wait_for(lambda: ended(run) >= 1)
+        cache.rename(tmp_path / "lost")
+        cache.touch()
+        said = driver.finish(code=3)
+    assert "No machine can train any more" in said
+    assert f"{cache}: reference statistics cannot be kept here" in said
+    assert {item.state for item in load_runs(run.path)} <= {"completed", "running"}
+    cache.unlink()
+    with Driver(tmp_path, text, AIQN_CACHE=str(cache)) as driver:
+        driver.finish()
+    assert numbers(run) == undisturbed
+    check_ledger(run, trials=3, finals=0)
+    assert "storage" in [cause for item in load_runs(run.path) for cause in item.status["causes"]]

@@ -24,8 +24,9 @@ TEXT = SWEEP.replace("PRUNER", "none").replace("SAMPLER", "random")
 class Machines:
     """Two machines, each for one trial; those in `gone` were lost."""
 
-    def __init__(self, need):
-        self.nodes, self.notes, self.gone = Nodes(need), [], set()
+    def __init__(self, need, run):
+        self.nodes, self.notes, self.gone, self.run = Nodes(need), [], set(), run
+        self.unsound, self.hopeless = set(), ""
         self.look()
 
     def alive(self):
@@ -49,6 +50,14 @@ class Machines:
 
     def leaves(self, trial):
         return False
+
+    def node_of(self, trial):
+        return self.run.trial(trial).read_status().get("node")
+
+    def doubt(self, node):
+        """It is asked again, and passes, unless it is one of the `unsound`."""
+        if node in self.unsound:
+            self.hopeless = f"No machine can train any more:\nnode {node}: its cache is gone"
 
     def tell(self):
         """Nothing."""
@@ -78,7 +87,7 @@ def open_driver(tmp_path, world, monkeypatch):
         run.path.mkdir(parents=True, exist_ok=True)
         sweep = load_sweep(path)
         outside = Outside(world.killed.append, lambda: world.interrupted, lambda: None)
-        return Driver(Ledger(run, sweep), View(), Machines(sweep.resources), outside)
+        return Driver(Ledger(run, sweep), View(), Machines(sweep.resources, run), outside)
 
     return open_
 
@@ -286,6 +295,36 @@ def test_no_trial_is_blamed_for_a_full_disk(open_driver, monkeypatch):
     driver.ended("b")
     assert driver.ledger.run.journal.read_bytes() == begun == journal
     assert read_json(driver.ledger.run.trial(trial.id).status)["state"] == "running"
+
+
+@pytest.mark.parametrize("cause", ["storage", "disk full", "data missing"])
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_sweep_stops_for_what_every_trial_needs_and_blames_none(open_driver, cause, sound):
+    driver = open_driver("resources: {retries: 2}\n")
+    driver.machines.unsound = set() if sound else {"left"}
+    other, count = begin(driver, "b", "right"), 0
+    journal = driver.ledger.run.journal
+    while not driver.stopping:  # a fault that goes away costs a retry, one that stays is found out by asking again
+        trial = begin(driver, "a")
+        driver.ledger.run.trial(trial.id).update_status(state="failed", cause=cause, message="no cache")
+        driver.ended("a")
+        driver.tick()
+        count += 1
+    assert count == (3 if sound else 1)
+    assert ("its cache is gone" if not sound else f"{trial.id} ended 3 times, of {cause}") in driver.stopping
+    assert driver.suggest("c") is None
+    assert evaluate(driver, "b", other)  # in order: the others stop after their evaluations
+    driver.ended("b")
+    assert driver.idle
+    status = driver.ledger.run.trial(trial.id).read_status()
+    assert (status["state"], status["cause"]) == ("running", None)
+    assert all(not ended for ended in driver.ledger.states.values())
+    assert b'"op_code":6' not in journal.read_bytes()  # no trial was told to have ended
+    again = open_driver("resources: {retries: 2}\n")
+    assert {again.suggest(ray_id).id for ray_id in "ab"} == {trial.id, other.id}
+    for kill in range(3):  # and none of its retries is spent
+        again.ledger.run.trial(trial.id).update_status(state="running", node="left", pid=1)
+        assert (again.ledger.close(trial.id) is None) == (kill == 2)
 
 
 def fail_next(driver, ray_id, cause):

@@ -501,9 +501,14 @@ def test_data_that_are_missing_on_one_node_are_tried_again(open_ledger):
     for _ in range(ledger.sweep.resources.retries):
         start(ledger, trial).update_status(state="failed", cause="data missing", message="no data")
         assert ledger.close(trial.id).causes[-1] == "data missing"
+    # nor is it given up when its retries are used up, for it is not to blame: what follows is the driver's to say
     start(ledger, trial).update_status(state="failed", cause="data missing", message="no data")
-    assert ledger.close(trial.id) is None
-    assert ledger.run.trial(trial.id).read_status()["message"] == "no data"
+    assert ledger.close(trial.id).id == trial.id
+    assert ledger.run.trial(trial.id).read_status()["state"] == "running"
+    assert study(ledger, "pixelcnn/search").trials[0].state.name == "RUNNING"
+    for more in range(ledger.sweep.resources.retries + 1):  # all its own retries are left
+        start(ledger, trial).update_status(state="failed", cause="process killed")
+        assert (ledger.close(trial.id) is None) == (more == ledger.sweep.resources.retries)
 
 
 ENQUEUED = SWEEP.replace(

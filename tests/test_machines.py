@@ -18,7 +18,7 @@ class Preflight:
         self.questions.append((node, question))
         return lambda: self.said.get(node)
 
-    def begin(self, node, gpus):
+    def begin(self, node, gpus, holds):
         self.waiting.append(node)
 
     def answers(self):
@@ -59,6 +59,27 @@ def test_a_node_that_neither_answers_nor_is_given_up_counts_as_there(cluster):
     lost = made.lost("left")
     clock[0] += machines_module.LOST_SECONDS + 1
     assert lost() is False
+
+
+def test_a_machine_that_lacks_something_is_asked_again_and_the_last_one_ends_the_sweep(cluster):
+    made, _, _ = cluster
+    made.meet(lambda: False)
+    made.doubt("left")
+    made.doubt("left")  # of another trial there: one question is enough
+    assert made.preflight.waiting == ["left"]
+    assert made.nodes.avoided == ["left"]
+    made.look()
+    assert made.nodes.avoided == []  # it passes: the fault has gone
+    made.preflight.said = {"left": ["no cache"], "right": ["no space"]}
+    made.doubt("left")
+    made.look()
+    assert (made.nodes.avoided, made.hopeless) == (["left"], "")
+    made.doubt("right")
+    assert made.hopeless == ""  # not before its answer
+    made.look()
+    assert "node left (2 CPU, 0 GPU): no cache\nnode right (3 CPU, 0 GPU): no space" in made.hopeless
+    made.doubt("gone")
+    made.doubt(None)
 
 
 def test_what_is_wrong_is_told_at_once_with_the_node(cluster):
