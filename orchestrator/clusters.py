@@ -5,8 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from aiqn_core.settings import Count, Expected
 from orchestrator import sbatch_options
-from orchestrator.section import Count, PositiveNumber, Section, Words
+from orchestrator.section import PositiveNumber, Section, Words
 
 VariableName = Annotated[str, Words(r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and '_'")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:/@+=-]+$")]  # goes into a script or manifest as it is
@@ -110,9 +111,9 @@ class Toleration(Section):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.operator == "Exists" or self.key is None) and self.value is not None:
-            raise ValueError("no value where the operator is Exists or there is no key")
+            raise Expected("no value where the operator is Exists or there is no key")
         if self.operator == "Equal" and (self.value is None or self.key is None):
-            raise ValueError("a key and a value where the operator is Equal")
+            raise Expected("a key and a value where the operator is Equal")
         return self
 
 
@@ -155,5 +156,5 @@ class Cluster(Section):
     @classmethod
     def _names(cls, value: dict[str, str]) -> dict[str, str]:
         if wrong := [name for name in value if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]:
-            raise ValueError(f"names of letters, digits and '_', not {', '.join(wrong)}")
+            raise Expected(f"names of letters, digits and '_', not {', '.join(wrong)}")
         return value

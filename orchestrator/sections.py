@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_serializer, field_validator
 
-from aiqn_core.config import VECTOR_DATA, TrainConfig, settled
+from aiqn_core.code import Code
+from aiqn_core.config import TrainConfig, of_vectors, settled
+from aiqn_core.settings import Count, Expected
 from orchestrator.clusters import Cluster
 from orchestrator.rungs import evaluations_at
 from orchestrator.runs import SWEEP_NAME
-from orchestrator.section import Count, Section
+from orchestrator.section import Section
 from orchestrator.space import (
     Space,
     apply,
@@ -63,7 +65,7 @@ class Search(Section):
     @classmethod
     def _differ(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
         if not value or len({objective.metric for objective in value}) < len(value):
-            raise ValueError("one objective, or several whose metrics differ")
+            raise Expected("one objective, or several whose metrics differ")
         return value
 
     @field_serializer("objectives")
@@ -89,7 +91,7 @@ class Final(Section):
     @classmethod
     def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError("seeds that differ")
+            raise Expected("seeds that differ")
         return value
 
 
@@ -107,14 +109,14 @@ class Resources(Section):
     @classmethod
     def _whole_above_one(cls, value: float) -> float:
         if value > 1 and value != int(value):  # Ray refuses these only when the first trial starts
-            raise ValueError("a fraction up to 1, or a whole number")
+            raise Expected("a fraction up to 1, or a whole number")
         return value
 
     @field_validator("workers")
     @classmethod
     def _whole_gpus(cls, value: int, info: ValidationInfo) -> int:
         if value > 1 and info.data.get("gpu", 0) not in (0, 1):  # NCCL refuses two workers on one GPU
-            raise ValueError(f"1, as gpu is {info.data['gpu']:g}; several workers take gpu: 0 or gpu: 1 each")
+            raise Expected(f"1, as gpu is {info.data['gpu']:g}; several workers take gpu: 0 or gpu: 1 each")
         return value
 
 
@@ -134,7 +136,7 @@ class Tracking(Section):
     @classmethod
     def _known(cls, value: str | None) -> str | None:
         if value is not None and not is_known(value):
-            raise ValueError(EXPECTED)
+            raise Expected(EXPECTED)
         return value
 
 
@@ -153,7 +155,7 @@ class OwnSections(Section):
     @classmethod
     def _never_a_path(cls, value: str) -> str:
         if not SWEEP_NAME.fullmatch(value) or len(value) > 100:
-            raise ValueError("up to 100 letters, digits, '_', '.' and '-', the first a letter or digit")
+            raise Expected("up to 100 letters, digits, '_', '.' and '-', the first a letter or digit")
         return value
 
 
@@ -181,13 +183,14 @@ class Sweep:
     budget: Budget
     tracking: Tracking
     cluster: Cluster
+    code: Code | None = None  # somebody's own, imported
 
     def config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
         """The configuration of a search trial with the chosen `params` (dotted path -> value), scored at every rung."""
         config = TrainConfig.from_dict({**apply(self.arms[arm].base, params), "seed": seed})
         settings = config.evaluate
         at = evaluations_at(self.search.pruner, settings.every, config.train.steps, settings.at)
-        return replace(config, evaluate=replace(settings, at=None if at is None else tuple(at)))
+        return replace(config, evaluate=settings.changed(at=None if at is None else tuple(at)))
 
     def final_config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
         """The configuration of a final: the same, with the steps and the evaluation of `final`."""
@@ -263,5 +266,5 @@ def with_final(mapping: Mapping[str, Any], final: Final | None) -> dict[str, Any
     if final is None:
         return dict(mapping)
     steps = {} if final.steps is None else {"steps": final.steps}
-    extrapolate = {} if mapping["data"]["name"] in VECTOR_DATA else {"extrapolate": True}
+    extrapolate = {} if of_vectors(mapping) else {"extrapolate": True}
     return merge(mapping, {"train": steps, "evaluate": {**extrapolate, **final.evaluate}})

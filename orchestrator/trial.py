@@ -162,7 +162,7 @@ def _recorded(
     computed = (folder.read_status().get("cpu_seconds") or 0.0) - time.process_time()  # of earlier attempts too
     told = -math.inf  # when the status was last written
     folder.update_status(loaded=True, sync=False)
-    for progress in watched(train(config, folder.path, workers or ALONE), folder, silent_seconds):
+    for progress in watched(train(config, folder.path, workers or ALONE, data), folder, silent_seconds):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
             write_bytes(folder.samples(progress.step), encode_png(data.picture(progress.samples)))

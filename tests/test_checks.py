@@ -48,10 +48,10 @@ def test_five_mistakes_give_five_lines(mistakes):
         ("  one:", "  one-two:", ["7: arms.one-two: saw the name"]),
         ("  one:", "  7:", ["7: arms.7: saw the name 7"]),
         ("  one:", '  "a\\nb":', ["7: arms.a\\nb: saw the name 'a\\nb'"]),
-        ("{trials: 3}", "{trials: 0}", ["5: search.trials: saw 0, expected a number >= 1"]),
+        ("{trials: 3}", "{trials: 0}", ["5: search.trials: saw 0, expected an integer >= 1"]),
         ("{trials: 3}", "{trials: true}", ["5: search.trials: saw True, expected an integer"]),
         ("{trials: 3}", "[3]", ["5: search: saw [3], expected a mapping with keys among: trials, sampler"]),
-        ("{trials: 3}", "{seed: -1}", ["5: search.seed: saw -1, expected a number >= 0"]),
+        ("{trials: 3}", "{seed: -1}", ["5: search.seed: saw -1, expected an integer >= 0"]),
         (
             "{trials: 3}",
             "{objective: {metric: fit}}",
@@ -93,7 +93,7 @@ def test_five_mistakes_give_five_lines(mistakes):
             "train: {steps: 7}",
             "train: {steps: 7}\ncluster: {gpus: -1, env: {A B: x}, slurm: {partition: a b, time: 3}}",
             [
-                "4: cluster.gpus: saw -1, expected a number >= 0",
+                "4: cluster.gpus: saw -1, expected an integer >= 0",
                 "4: cluster.env: saw {'A B': 'x'}, expected names of letters, digits and '_', not A B",
                 "4: cluster.slurm.partition: saw 'a b', expected one word of letters",
                 "4: cluster.slurm.time: unknown key",
@@ -102,7 +102,7 @@ def test_five_mistakes_give_five_lines(mistakes):
         (
             "train: {steps: 7}",
             "train: {steps: 7}\nbudget: {hours: .inf}",
-            ["4: budget.hours: saw inf, expected a finite"],
+            ["4: budget.hours: saw inf, expected a number > 0"],
         ),
         ("train: {steps: 7}", "train: {steps: 7, 5: 6}", ["3: train.5: unknown key"]),
         ("train: {steps: 7}", "train: {steps: 7}\n5: 6", ["4: 5: saw the key 5, expected a word"]),

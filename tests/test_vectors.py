@@ -11,9 +11,9 @@ from torch import Tensor
 from aiqn_core.config import ConfigError, ModelConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.models import build_model
+from aiqn_core.models.vectors import AIQN, MADE, MaskedNetwork, mixture, sample_vectors
 from aiqn_core.steps import update_ema
 from aiqn_core.training import new_state, protocol, train, train_step
-from aiqn_core.vectors import AIQN, MADE, MaskedNetwork, mixture, sample_vectors
 
 DIMS = 5
 AIQN_MODES = [
@@ -251,7 +251,7 @@ def test_the_protocol_tells_the_true_likelihood():
         ),
         (
             {"data": "banana2d", "model": "made", "loss": {"kappa": 0.1}},
-            "loss.kappa: saw 0.1, but made is trained by likelihood",
+            "loss.kappa: saw 0.1, but the loss of made has no kappa",
         ),
         ({"model": {"name": "aiqn", "planes": 32}}, "model.planes: saw 32, but aiqn has no planes; it has: hidden"),
         ({"model": {"name": "pixeliqn", "dependence": "shared"}}, "model.dependence: saw 'shared', but pixeliqn has"),
