@@ -6,9 +6,11 @@ runs a sweep imports it; a file that cannot be imported is one ConfigError. No t
 
 import hashlib
 import importlib.util
+import os
+import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +24,8 @@ from aiqn_core.settings import ConfigError, Problem, nearest
 LARGEST = 2**24  # bytes of all files of somebody's code
 FILES = 500
 IGNORED = ("__pycache__",)
+FOLDER = "code"  # of a run folder
+VARIABLE = "AIQN_CODE"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Code:
     name: str  # of the module, as names begin: "flow" in "flow.RealNVP"
     digest: str
     module: ModuleType
+    path: Path  # where it was imported from
 
     def recorded(self) -> dict[str, str]:
         """What a trial's configuration holds of it."""
@@ -73,9 +78,58 @@ def load_code(path: Path) -> Code:
         )
     if name not in _own_names() and importlib.util.find_spec(name) is not None:
         raise _wrong(f"saw {path.name!r}, but there is a Python module {name} already; rename it")
-    code = Code(name, found, _imported(name, path))
+    code = Code(name, found, _imported(name, path), path.resolve())
     _loaded[found] = code
+    os.environ[VARIABLE] = str(code.path)  # for the processes that this one starts
     return code
+
+
+def inherited(digest: object) -> Code | None:
+    """The code of a digest, imported here or by the process that started this one."""
+    named = os.environ.get(VARIABLE)
+    if loaded(digest) is None and named and Path(named).exists() and code_digest(Path(named)) == digest:
+        load_code(Path(named))
+    return loaded(digest)
+
+
+def keep(code: Code, run: Path) -> Path:
+    """Copy the files of imported code into a run folder, under their hash; returns where they lie.
+
+    Versions are kept beside each other: a trial that ran with the one before can still be sampled from. Raises
+    ConfigError where the files were edited since they were imported.
+    """
+    folder = run / FOLDER / code.digest
+    kept = folder / code.path.name
+    if kept.exists():
+        return kept
+    files = [(relative, file.read_bytes()) for relative, file in code_files(code.path)]
+    if code_digest(code.path) != code.digest:
+        raise _wrong(f"saw {str(code.path)!r}, which was edited while the sweep was loaded; start it again")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    for relative, content in files:
+        (temporary / relative).parent.mkdir(parents=True, exist_ok=True)
+        (temporary / relative).write_bytes(content)
+    with suppress(OSError):  # another process was quicker, with the same files
+        temporary.rename(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    return kept
+
+
+def load_kept(run: Path, recorded: object) -> None:
+    """Import the code that a trial's configuration names from the run folder of the trial; nothing where it has none.
+
+    Raises ConfigError where the files there are not those that the configuration names by their hash.
+    """
+    if not isinstance(recorded, dict) or loaded(recorded.get("hash")) is not None:
+        return
+    name, digest = str(recorded.get("name")), str(recorded.get("hash"))
+    folder = run / FOLDER / digest
+    if not name.isidentifier() or not digest.isalnum() or not folder.is_dir():
+        return
+    kept = next((path for path in (folder / f"{name}.py", folder / name) if path.exists()), folder / f"{name}.py")
+    if (seen := code_digest(kept)) != digest:
+        raise _wrong(f"saw {str(kept)!r} with hash {seen}, expected {digest}: what lies there is not what ran before")
+    load_code(kept)
 
 
 def code_digest(path: Path) -> str:

@@ -469,7 +469,7 @@ def _code_of(mapping: Mapping[str, Any], problems: list[Problem]) -> Code | None
     recorded = mapping.get("code")
     if recorded is None:
         return None
-    code = codes.loaded(recorded.get("hash")) if isinstance(recorded, Mapping) else None
+    code = codes.inherited(recorded.get("hash")) if isinstance(recorded, Mapping) else None
     if code is None:
         seen = recorded if isinstance(recorded, str) else dict(recorded)
         problems.append(Problem("code", f"saw {shown(seen)}, which is not imported here; load it from its run folder"))
@@ -632,5 +632,6 @@ def _own_defaults(kind: type[BaseModel]) -> dict[str, Any]:
 
 def section_defaults() -> dict[str, dict[str, Any]]:
     """What a training has where nothing is written: names, and the settings that have no name."""
-    named = {name: {"name": kind.usual} for name, kind in NAMED.items()}
+    named: dict[str, dict[str, Any]] = {name: {"name": kind.usual} for name, kind in NAMED.items()}
+    named["data"]["path"] = None
     return {key: named.get(key) or (written(PLAIN[key]()) if key in PLAIN else {}) for key in SECTIONS}

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from aiqn_core.config import LEAST_SIDES, NoLoss, TrainConfig
+from aiqn_core.code import load_kept
+from aiqn_core.config import LEAST_SIDES, ConfigError, NoLoss, TrainConfig
 from aiqn_core.models.build import build_model
 from aiqn_core.training import (
     CHECKPOINT_FORMAT,
@@ -46,7 +47,11 @@ def load_trained(folder: Path | str, step: int | None = None) -> Trained:
         raise CheckpointError(f"{folder}: no weights of step {step}; {seen}")
     newest = folder / "checkpoint.pt"
     content = _read([newest, previous_checkpoint(newest)] if step is None else [kept_weights(folder, step)])
-    config = TrainConfig.from_dict(_readable(content["config"]))
+    try:
+        load_kept(folder.resolve().parent.parent, content["config"].get("code"))  # a trial lies in RUN/trials
+        config = TrainConfig.from_dict(_readable(content["config"]))
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
     loss = None if isinstance(config.loss, NoLoss) else config.loss
     model = build_model(config.model, tuple(content["shape"]), content["num_classes"], loss)
     model.load_state_dict(content["ema"])

