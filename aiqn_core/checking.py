@@ -89,8 +89,8 @@ def _loss_problems(model: Any, config: TrainConfig, data: Any, device: torch.dev
     if not isinstance(loss, Tensor) or loss.shape != () or not loss.is_floating_point():
         seen = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise _Broken(f"{name}: gave {seen}, expected a scalar tensor, the mean over the batch")
-    if not math.isfinite(float(loss)):
-        yield f"{name}: gave {float(loss)} at the first step of fresh weights, expected a finite number"
+    if not math.isfinite(float(loss.detach())):
+        yield f"{name}: gave {float(loss.detach())} at the first step of fresh weights, expected a finite number"
     if not loss.requires_grad:
         raise _Broken(f"{name}: gave a number without a gradient, expected one that depends on the parameters")
     if not (torch.equal(x, kept[0]) and torch.equal(noise, kept[1])):
@@ -100,9 +100,9 @@ def _loss_problems(model: Any, config: TrainConfig, data: Any, device: torch.dev
         yield f"{name}: gave a loss that no parameter has a gradient by, expected at least one"
     model.zero_grad(set_to_none=True)
     model.load_state_dict(before)
-    again = float(_tried(config, "loss", lambda: model.loss(x, noise, label)))
-    if again != float(loss):
-        told = f"gave {float(loss):.6g} and then {again:.6g} for the same weights, data and noise"
+    again = float(_tried(config, "loss", lambda: model.loss(x, noise, label)).detach())
+    if again != float(loss.detach()):
+        told = f"gave {float(loss.detach()):.6g} and then {again:.6g} for the same weights, data and noise"
         yield f"{name}: {told}; draw nothing at random in it, but ask for more numbers in noise()"
 
 
@@ -151,7 +151,7 @@ def _training_problems(config: TrainConfig) -> Iterator[str]:
         expected = _keeps_generators(
             config, "training", lambda: _tried(config, "training", lambda: list(train(config, whole)))
         )
-        interrupted = train(config, cut)
+        interrupted: Any = train(config, cut)
         list(itertools.islice(interrupted, CUT))
         interrupted.close()
         # Whoever draws from the global generator would draw other numbers after an interruption.
@@ -215,9 +215,9 @@ def _is_own(file: str, config: TrainConfig) -> bool:
 
 def _keeps_generators(config: TrainConfig, what: str, call: Callable[[], Any]) -> Any:
     """What a call gives; raises _Broken where it has drawn from a global generator."""
-    before = torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate()  # type: ignore[union-attr]  # noqa: NPY002
+    before = _generators()
     given = call()
-    after = torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate()  # type: ignore[union-attr]  # noqa: NPY002
+    after = _generators()
     used = [
         name
         for name, one, other in zip(("torch", "NumPy", "Python"), before, after, strict=True)
@@ -229,3 +229,9 @@ def _keeps_generators(config: TrainConfig, what: str, call: Callable[[], Any]) -
             " ask for the numbers in noise()"
         )
     return given
+
+
+def _generators() -> tuple[Any, ...]:
+    """The states of the global generators of torch, NumPy and Python."""
+    numpy: Any = np.random.get_state()  # noqa: NPY002 (the global one is what is asked about)
+    return torch.get_rng_state(), numpy[1].tobytes() + bytes(str(numpy[2:]), "ascii"), random.getstate()

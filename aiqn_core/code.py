@@ -37,6 +37,9 @@ class Code:
     module: ModuleType
     path: Path  # where it was imported from
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_code, (self.path,)  # modules cannot be sent to other processes
+
     def recorded(self) -> dict[str, str]:
         """What a trial's configuration holds of it."""
         return {"name": self.name, "hash": self.digest}

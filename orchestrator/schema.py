@@ -39,13 +39,17 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
     }
     for key, names in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
-        name = {"enum": list(names)}
+        name = {"description": "As Optuna names it, in small letters.", "enum": list(names)}
         with_arguments = {"type": "object", "properties": {"name": name}, "required": ["name"]}
-        definitions["Search"]["properties"][key] |= {"anyOf": [name, with_arguments]}
+        described = definitions["Search"]["properties"][key].get("description", "")
+        definitions["Search"]["properties"][key] = {"description": described, "anyOf": [name, with_arguments]}
     metric = {"anyOf": [{"enum": list(known_metrics())}, {"type": "string"}]}
     definitions["Objective"]["properties"]["metric"] |= metric
     one = {"anyOf": [metric, {"$ref": "#/$defs/Objective"}]}
-    definitions["Search"]["properties"]["objective"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    definitions["Search"]["properties"]["objective"] = {
+        "description": "The metric that decides which trial is better, or several; left out, the distance to the data.",
+        "anyOf": [one, {"type": "array", "items": one, "minItems": 1}],
+    }
     arms = {
         "type": "object",
         "description": "The methods that are compared, by name.",
@@ -91,15 +95,23 @@ def _named_schema(kind: type[Chosen]) -> dict[str, Any]:
     each = {name: _settings_schema(found.settings) for name, found in kind.ours().items()}
     described = {name: one.get("description", "") for name, one in each.items()}
     alternatives = [
-        {**_object({"name": {"const": name}, **one["properties"]}, described[name]), "required": ["name"]}
+        {
+            **_object({"name": {"const": name, "description": described[name]}, **one["properties"]}, described[name]),
+            "required": ["name"],
+        }
         for name, one in each.items()
     ]
     without_name = _object(_union(list(each.values())), "Settings of what is named elsewhere.")
-    own = {"type": "object", "properties": {"name": OWN}, "required": ["name"], "description": "A class of your own."}
+    own = {
+        "type": "object",
+        "properties": {"name": {**OWN, "description": "Its name."}},
+        "required": ["name"],
+        "description": "A class of your own.",
+    }
     names: list[dict[str, Any]] = [{"enum": list(each)}, OWN]
     if kind.role == "data":  # every other word is a name of prepared data
         names = [{"type": "string"}]
-        own["properties"] = {"name": {"type": "string"}, "path": {"type": ["string", "null"]}}
+        own["properties"] = {"name": {"type": "string", "description": "As it was prepared."}}
     return {"description": (kind.__doc__ or "").split("\n")[0], "anyOf": [*names, *alternatives, own, without_name]}
 
 
@@ -111,7 +123,10 @@ def _union(schemas: list[dict[str, Any]]) -> dict[str, Any]:
             bare = {word: what for word, what in value.items() if word != "default"}
             if bare not in found.setdefault(key, []):
                 found[key].append(bare)
-    return {key: values[0] if len(values) == 1 else {"anyOf": values} for key, values in found.items()}
+    return {
+        key: values[0] if len(values) == 1 else {"description": values[0].get("description", ""), "anyOf": values}
+        for key, values in found.items()
+    }
 
 
 def _settings_schema(kind: type[BaseModel]) -> dict[str, Any]:

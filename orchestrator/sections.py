@@ -33,23 +33,34 @@ class Objective(Section):
     """
 
     metric: str = "fd_lite0"
+    """Its name, as evaluations record it."""
     direction: Literal["minimize", "maximize"] = "minimize"
+    """Which way is better: comes with the metric, and can be left out."""
 
 
 class Search(Section):
     """How configurations are found: `trials` for every arm, since equal budgets are the point."""
 
     trials: Count = 20
+    """Configurations of every arm."""
     sampler: dict[str, Any] = Field(default_factory=lambda: {"name": "tpe"})
+    """Who chooses the next configuration, with Optuna's own arguments."""
     pruner: dict[str, Any] = Field(default_factory=lambda: {"name": "none"})
-    # No trial is stopped on the evidence of fewer trials at its step (counting itself). None: as many as one of them
-    # goes on from in a successive halving, else 4.
+    """What stops a trial early, with its own arguments."""
     min_arrivals: Count | None = None
+    """No trial is stopped on the evidence of fewer trials at its step (counting itself).
+
+    None: as many as one of them goes on from in a successive halving, else 4.
+    """
     objectives: Annotated[tuple[Objective, ...], Field(strict=False, alias="objective")] = (Objective(),)
     seed: Seed = 0
-    same_failures: Count | None = 5  # the first trials of a start that may all fail with one exception before it stops
+    """Of the sampler and of all trials."""
+    same_failures: Count | None = 5
+    """The first trials of a start that may all fail with one exception before it stops."""
     enqueue: dict[str, Annotated[tuple[dict[str, Any], ...], Field(strict=False)]] | None = None
-    earlier: Annotated[str | None, Field(alias="from")] = None  # the run folder whose trials the sampler knows already
+    """Arm -> configurations to train first."""
+    earlier: Annotated[str | None, Field(alias="from")] = None
+    """The run folder whose trials the sampler knows already."""
 
     @field_validator("sampler", "pruner", mode="before")
     @classmethod
@@ -83,9 +94,13 @@ class Final(Section):
     """The `top` configurations of each arm, trained again with each of the `seeds`, longer and measured better."""
 
     top: Count = 1
+    """How many configurations of each arm."""
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0, 1, 2)
-    steps: Count | None = None  # None: those of the arm
+    """With which each of them is trained."""
+    steps: Count | None = None
+    """None: those of the arm."""
     evaluate: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `evaluate` that differ in the finals."""
 
     @field_validator("seeds")
     @classmethod
@@ -99,11 +114,15 @@ class Resources(Section):
     """What one trial gets, and how often it is tried again after an infrastructure failure."""
 
     cpu: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores of each trial."""
     gpu: Annotated[float, Field(ge=0)] = 0.0
-    workers: Count = 1  # processes that train one trial together, each with this cpu and gpu
+    """GPUs of each trial: 0, a fraction, or a whole number."""
+    workers: Count = 1
+    """Processes that train one trial together, each with this cpu and gpu."""
     retries: Annotated[int, Field(ge=0)] = 2
-    # A trial that records nothing for so long hangs: its process is ended, and it is tried again.
+    """How often a trial is tried again after a failure that is not its own."""
     silent_minutes: Annotated[float, Field(gt=0)] | None = 120.0
+    """A trial that records nothing for so long hangs: its process is ended, and it is tried again."""
 
     @field_validator("cpu", "gpu")
     @classmethod
@@ -124,13 +143,16 @@ class Budget(Section):
     """Limits of the whole sweep; None is no limit."""
 
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """GPU-hours of all trials together."""
     hours: Annotated[float, Field(gt=0)] | None = None
+    """Hours of wall clock."""
 
 
 class Tracking(Section):
     """Where MLflow keeps its mirror; None is $MLFLOW_TRACKING_URI, or else a SQLite file in the run folder."""
 
     uri: str | None = None
+    """MLflow's store; left out, the environment's or a file in the run folder."""
 
     @field_validator("uri")
     @classmethod
@@ -146,6 +168,7 @@ class OwnSections(Section):
     name: str
     search: Search = Search()
     final: Final | None = None
+    """The best configurations again, longer and with several seeds."""
     resources: Resources = Resources()
     budget: Budget = Budget()
     tracking: Tracking = Tracking()

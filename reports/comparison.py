@@ -299,7 +299,8 @@ def papers(data: str, finals: Sequence[Run]) -> Published | None:
     found = set()
     for run in finals:
         model, record = run.config.get("model") or {}, last_record(run, "fid")
-        layers = model.get("layers") if isinstance(model.get("layers"), int) else 0  # of others it may be a list
+        written = model.get("layers")
+        layers: int = written if isinstance(written, int) else 0  # of somebody's method it may be a list
         protocol = run.provenance.get("protocol") or {}
         same = (
             bool(record)
