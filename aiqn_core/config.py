@@ -526,7 +526,7 @@ def _choose(
             problems.append(
                 Problem(join(path, key), f"unknown key; {nearest(key, ('name', *(own if found else known)))}")
             )
-        elif found is not None and value is not None:
+        elif found is not None and value is not None and (join(path, key), value) not in WRITTEN_ALWAYS:
             message = f"saw {shown(value)}, but {name} has no {key}; it has: {', '.join(own) or 'no settings'}"
             problems.append(Problem(join(path, key), message))
     settings = _parsed((found or kind.ours()[kind.usual]).settings, given, path, problems)
@@ -555,7 +555,7 @@ def _loss(mapping: Mapping[str, Any], code: Code | None, problems: list[Problem]
         if key not in loss_keys(code):
             problems.append(Problem(join("loss", key), f"unknown key; {nearest(key, loss_keys(code))}"))
         elif value is not None:
-            message = f"saw {shown(value)}, but the loss of {name} has no {key}; leave it out"
+            message = f"saw {shown(value)}, but {name} has no {key} in its loss; leave it out"
             problems.append(Problem(join("loss", key), message))
     return None
 
@@ -600,11 +600,13 @@ def settled(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """
     recorded = mapping.get("code")
     code = codes.loaded(recorded.get("hash")) if isinstance(recorded, Mapping) else None
-    defaults = {path: value for section in mapping for path, value in _defaults(mapping, section, code)}
+    defaults = dict(WRITTEN_ALWAYS)
+    defaults |= {path: value for section in mapping for path, value in _defaults(mapping, section, code)}
     return {path: value for path, value in dotted(mapping) if value is not None and value != defaults.get(path, _NEVER)}
 
 
 _NEVER = object()
+WRITTEN_ALWAYS = [("model.conditional", False)]  # by earlier versions, for models that cannot be conditional too
 
 
 def _defaults(mapping: Mapping[str, Any], section: str, code: Code | None) -> Iterator[tuple[str, Any]]:

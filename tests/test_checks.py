@@ -28,7 +28,7 @@ def test_five_mistakes_give_five_lines(mistakes):
     assert mistakes(FIVE) == [
         "s.yaml:3: train.bach_size: unknown key; did you mean 'batch_size'? "
         "valid: steps, batch_size, ema_decay, ema_warmup, clip_norm, log_every",
-        "s.yaml:5: search.trials: saw 'six', expected an integer",
+        "s.yaml:5: search.trials: saw 'six', expected an integer >= 1",
         "s.yaml:6: search.sampler.name: saw 'tpee'; did you mean 'tpe'? "
         "valid: random, grid, qmc, tpe, gp, cmaes, nsga2, nsga3",
         "s.yaml:11: arms.one.space.optimizer.lr: saw an empty range, low 0.01 above high 0.0001, expected low <= high",

@@ -158,7 +158,7 @@ def test_the_loop_trains_them_and_continues_bit_for_bit(folder, tmp_path):
             "witdh: 5",
             "s.yaml:11: arms.flow.model.witdh: unknown key; did you mean 'width'? valid: name, width",
         ),
-        ("width: 5", "width: five", "s.yaml:11: arms.flow.model.width: saw 'five', expected an integer"),
+        ("count: 61", "count: many", "s.yaml:4: data.count: saw 'many', expected an integer"),
         ("model.width: [3, 4]", "model.widht: [3]", "s.yaml:13: arms.flow.space.model.widht: names no key of"),
         ("flow.Shift", "flow.Shifd", "s.yaml:11: arms.flow.model.name: saw 'flow.Shifd'; did you mean 'flow.Shift'?"),
         (

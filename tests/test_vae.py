@@ -162,7 +162,7 @@ def test_errors_name_what_was_seen():
 @pytest.mark.parametrize(
     ("mapping", "problem"),
     [
-        ({"model": "vae", "loss": {"kappa": 0.1}}, "loss.kappa: saw 0.1, but the loss of vae has no kappa"),
+        ({"model": "vae", "loss": {"kappa": 0.1}}, "loss.kappa: saw 0.1, but vae has no kappa in its loss"),
         ({"model": {"name": "vae", "conditional": True}}, "model.conditional: saw true, but vae has no labels"),
         ({"model": {"name": "aiqn_vae", "tau_mode": "paper"}}, "model.tau_mode: saw 'paper'; valid for aiqn_vae: "),
         ({"model": {"name": "vae", "hidden": [7]}}, "model.hidden: saw (7,), but vae has no hidden"),

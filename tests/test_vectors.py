@@ -251,7 +251,7 @@ def test_the_protocol_tells_the_true_likelihood():
         ),
         (
             {"data": "banana2d", "model": "made", "loss": {"kappa": 0.1}},
-            "loss.kappa: saw 0.1, but the loss of made has no kappa",
+            "loss.kappa: saw 0.1, but made has no kappa in its loss",
         ),
         ({"model": {"name": "aiqn", "planes": 32}}, "model.planes: saw 32, but aiqn has no planes; it has: hidden"),
         ({"model": {"name": "pixeliqn", "dependence": "shared"}}, "model.dependence: saw 'shared', but pixeliqn has"),
