@@ -47,7 +47,7 @@ def load_sweep(
     text = document.read()
     for position, setting in enumerate(overrides):
         document.override(setting, position)
-    code = _code(document)
+    code = imported_code(document)
     arms = _arms(document, code)
     own = _own_sections(document, arms)
     check_search(document, own, arms)
@@ -130,7 +130,7 @@ def _message(detail: Any) -> str:
     return message(OwnSections, detail)
 
 
-def _code(document: Document) -> Code | None:
+def imported_code(document: Document) -> Code | None:
     """The file or folder beside the sweep file that `code` names, imported; notes what is wrong with it."""
     named = document.values.get("code")
     if named is None:

@@ -127,13 +127,14 @@ def test_a_key_of_some_choices_is_to_be_nested(mistakes):
     (line,) = mistakes(text.replace(flat, f"{flat}\n      optimizer.momentum: {{low: 0.0, high: 0.5}}"))
     assert line == (
         "s.yaml:12: arms.one.space.optimizer.momentum: saw 0.0, but adam has no momentum; it has: "
-        "lr, beta1, beta2, eps; "
+        "lr, weight_decay, beta1, beta2, eps, amsgrad; "
         "nest it inside the choices that take it: "
         "optimizer.name: {sgd: {optimizer.momentum: ...}, rmsprop: {optimizer.momentum: ...}}"
     )
     (line,) = mistakes(text.replace("{name: pixelcnn, layers: 2}", "pixelcnn\n    optimizer: {momentum: 0.5}"))
     assert line == (
-        "s.yaml:9: arms.one.optimizer.momentum: saw 0.5, but adam has no momentum; it has: lr, beta1, beta2, eps "
+        "s.yaml:9: arms.one.optimizer.momentum: saw 0.5, but adam has no momentum; it has: lr, weight_decay, "
+        "beta1, beta2, eps, amsgrad "
         '(when optimizer.name is "adam")'
     )
 

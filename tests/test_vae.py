@@ -55,7 +55,7 @@ def test_the_papers_sizes():
     assert [tuple(m.kernel_size) for m in convolutions] == [(5, 5)] * 4
     assert [layer.weight.shape[0] for layer in model.aiqn.network.layers] == [512, 512, 512]
     assert model.latent == 32
-    assert model.noise**2 == pytest.approx(0.1)
+    assert model.deviation**2 == pytest.approx(0.1)
     assert model.kl_weight == 0.5
 
 
@@ -163,9 +163,9 @@ def test_errors_name_what_was_seen():
     ("mapping", "problem"),
     [
         ({"model": "vae", "loss": {"kappa": 0.1}}, "loss.kappa: saw 0.1, but vae has no kappa in its loss"),
-        ({"model": {"name": "vae", "conditional": True}}, "model.conditional: saw true, but vae has no labels"),
-        ({"model": {"name": "aiqn_vae", "tau_mode": "paper"}}, "model.tau_mode: saw 'paper'; valid for aiqn_vae: "),
-        ({"model": {"name": "vae", "hidden": [7]}}, "model.hidden: saw (7,), but vae has no hidden"),
+        ({"model": {"name": "vae", "conditional": True}}, "model.conditional: saw True, but vae has no conditional"),
+        ({"model": {"name": "aiqn_vae", "tau_mode": "paper"}}, "model.tau_mode: saw 'paper'; valid: causal, local"),
+        ({"model": {"name": "vae", "hidden": [7]}}, "model.hidden: saw [7], but vae has no hidden"),
         ({"data": "banana2d", "model": "aiqn_vae"}, "model.name: saw 'aiqn_vae', a model of images, but banana2d"),
     ],
 )  # fmt: skip

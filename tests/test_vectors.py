@@ -256,12 +256,12 @@ def test_the_protocol_tells_the_true_likelihood():
         ({"model": {"name": "aiqn", "planes": 32}}, "model.planes: saw 32, but aiqn has no planes; it has: hidden"),
         ({"model": {"name": "pixeliqn", "dependence": "shared"}}, "model.dependence: saw 'shared', but pixeliqn has"),
         ({"model": {"name": "made", "tau_mode": "local"}}, "model.tau_mode: saw 'local', but made has no tau_mode"),
-        ({"model": {"name": "aiqn", "tau_mode": "paper"}}, "model.tau_mode: saw 'paper'; valid for aiqn, autoreg"),
+        ({"model": {"name": "aiqn", "tau_mode": "paper"}}, "model.tau_mode: saw 'paper'; valid: causal, local"),
         (
             {"model": {"name": "aiqn", "tau_mode": "causal", "dependence": "shared"}},
             "model.tau_mode: saw 'causal'; valid for aiqn, shared: local",
         ),
-        ({"model": {"name": "aiqn", "conditional": True}}, "model.conditional: saw true, but aiqn has no labels"),
+        ({"model": {"name": "aiqn", "conditional": True}}, "model.conditional: saw True, but aiqn has no conditional"),
     ],
 )
 def test_what_does_not_fit_together_is_one_error(mapping, problem):
@@ -278,7 +278,6 @@ def test_settings_of_vectors_are_recorded_in_full():
         "hidden": [64, 64],
         "tau_mode": "local",
         "dependence": "autoregressive",
-        "conditional": False,
     }
     assert config.loss.kappa == 0.0
     assert config.evaluate.features is None
