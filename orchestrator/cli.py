@@ -87,6 +87,27 @@ def drive(loaded: "Sweep", runs: Path) -> None:
 
 
 @app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+) -> None:
+    """Train each arm for a few steps and say whether its method is resumable, reproducible and in shape.
+
+    Example: aiqn check examples/flow/sweep.yaml
+    """
+    with plain_errors():
+        from orchestrator.check import check_arms
+        from orchestrator.sweep import load_sweep
+
+        wrong = False
+        for arm, problems in check_arms(load_sweep(file, set_ or ())):
+            print("\n".join(f"{arm}: {told}" for told in problems or ["resumable, reproducible, in shape"]), flush=True)
+            wrong = wrong or bool(problems)
+        if wrong:
+            raise typer.Exit(WRONG_INPUT)
+
+
+@app.command()
 def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file.")],
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Measure on this machine for about 30 s.")] = False,

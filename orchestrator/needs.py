@@ -7,7 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from aiqn_core.config import EvaluateConfig, TrainConfig, parse
+from aiqn_core.config import EvaluateConfig, TrainConfig
+from aiqn_core.settings import parse
 from orchestrator.calibration import kinds
 from orchestrator.plan import size
 from orchestrator.sections import Sweep, with_final

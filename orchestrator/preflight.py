@@ -49,7 +49,9 @@ Answer = Callable[[], dict[str, Any] | Exception | None]
 
 def question(run: RunFolder, sweep: Sweep, slots: int = 1) -> dict[str, Any]:
     """What every node is asked, as plain values; `slots` is how many trials run at once on this machine."""
-    data = {(arm.base["data"]["name"], arm.base["data"]["path"]): None for arm in sweep.arms.values()}
+    sections = [arm.base["data"] for arm in sweep.arms.values()]
+    own = None if sweep.code is None else f"{sweep.code.name}."  # such data come with the code
+    data = {(s["name"], s.get("path")): None for s in sections if own is None or not s["name"].startswith(own)}
     return {
         "probe": str((run.path / ".preflight").resolve()),
         "token": uuid.uuid4().hex,

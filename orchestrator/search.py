@@ -20,6 +20,7 @@ from threading import Event, Thread
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from aiqn_core.code import keep
 from orchestrator import shapes
 from orchestrator.causes import Cause, ending
 from orchestrator.clusters import AUTOSCALING
@@ -144,6 +145,8 @@ def open_run(run: RunFolder, sweep: Sweep) -> Store:
         "data": data,
         "store": store.recorded(),
     }
+    if sweep.code is not None:
+        keep(sweep.code, run.path)
     if content != before:
         write_bytes(run.sweep_yaml, sweep.text.encode())
         write_json(run.sweep_json, content)
@@ -338,7 +341,7 @@ class Team:
         task = ray.remote(num_cpus=each.get("CPU", 0), num_gpus=each.get("GPU", 0), max_retries=0)(follow_trial)
         own = task.options(scheduling_strategy=place)
         resources = self.config["threads"], each.get("GPU", 0)
-        return own.remote(self.assignment.config, *resources, host, port, rank, size)
+        return own.remote(str(self.run), self.assignment.config, *resources, host, port, rank, size)
 
     def watch(self) -> None:
         """End this process with the first worker that fails: over NCCL it would wait for that one for hours."""
@@ -363,11 +366,12 @@ class Team:
 
 
 def follow_trial(
-    config: Mapping[str, Any], threads: int, gpu: float, host: str, port: int, rank: int, size: int
+    run: str, config: Mapping[str, Any], threads: int, gpu: float, host: str, port: int, rank: int, size: int
 ) -> None:
     """Train as one of the workers that do not lead."""
     import torch
 
+    from aiqn_core.code import load_kept
     from aiqn_core.config import TrainConfig
     from aiqn_core.memory import cap_gpu
     from aiqn_core.training import DivergedError, follow
@@ -376,6 +380,7 @@ def follow_trial(
     if gpu:
         cap_gpu(gpu)
     with suppress(DivergedError):  # the leader found the same, and tells it
+        load_kept(Path(run), config.get("code"))
         follow(TrainConfig.from_dict(config), host, port, rank, size)
 
 

@@ -14,9 +14,9 @@ from orchestrator.space import (
     apply,
     combinations,
     count_combinations,
-    field_type,
     grid,
     optuna_params,
+    own_keys,
     searchable,
     suggest,
     variations,
@@ -143,7 +143,7 @@ def test_every_key_of_the_configuration_is_searchable_but_those_all_trials_share
     leaves = {f"{s}.{key}" for s, section in config.items() if isinstance(section, dict) for key in section}
     shared = {path for path in leaves if path.startswith(("data.", "evaluate."))}
     assert {path for path in searchable() if "." in path} == leaves - shared
-    assert [field_type(path) for path in ("model.layers", "loss.kappa", "nope", "model.nope")] == [
+    assert [own_keys().get(path) for path in ("model.layers", "loss.kappa", "nope", "model.nope")] == [
         int,
         float,
         None,
