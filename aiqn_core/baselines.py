@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
+from aiqn_core.cache import locked, write_whole
 from aiqn_core.config import TrainConfig
 from aiqn_core.data import ImageData, VectorData
-from aiqn_core.reference import cached_reference, locked, reference_path, write_whole
+from aiqn_core.reference import cached_reference, reference_path
 from aiqn_core.scores import evaluate_images
 from aiqn_core.training import class_counts, feature_extractor, proportional_labels, reference_rows, vector_scores
 
@@ -36,7 +37,7 @@ Scores = dict[str, dict[str, float]]
 def baseline_scores(config: TrainConfig, data: ImageData | VectorData, cache_dir: Path | None = None) -> Scores:
     """Generator -> metric -> value, under the protocol of `config`; generators that know nothing of a metric lack it.
 
-    Raises OSError where the cache of the references cannot be written.
+    Raises CacheError where the cache of the references cannot be written.
     """
     if isinstance(data, VectorData):
         return _of_vectors(config, data)

@@ -66,6 +66,9 @@ def sweep(
         if dry_run:
             continued = continued_by(loaded, runs)
             describe(loaded, runs, continued)
+            from orchestrator.preflight import check_here
+
+            check_here(loaded, runs)
             return
         within_budget(loaded, runs, yes)
         from orchestrator.supervisor import supervise
@@ -80,7 +83,7 @@ def drive(loaded: "Sweep", runs: Path) -> None:
         from orchestrator.search import run_sweep
 
         finished = run_sweep(loaded, runs, view_for())
-        conclude(loaded, runs / loaded.name, finished)
+        conclude(runs / loaded.name, finished)
 
 
 @app.command()
@@ -435,13 +438,13 @@ def print_notes(loaded: "Sweep") -> None:
         print(note)
 
 
-def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
-    """Print the comparison table and where the page is; exit with what became of the sweep."""
+def conclude(folder: Path, runs: "list[Run]") -> NoReturn:
+    """Print the answer and where the page is; exit with what became of the sweep."""
     from orchestrator.runs import RunFolder
 
     finished, failed = RunFolder(folder).read_sweep()["finished"], [run for run in runs if run.state == "failed"]
     with suppress(OSError):  # whoever looked has gone
-        print_end(loaded, folder, failed if finished else [])
+        print_end(folder, failed if finished else [])
     if not finished:
         with suppress(OSError):
             print("Stopped before the end; run the same command again to continue.", file=sys.stderr)
@@ -449,16 +452,16 @@ def conclude(loaded: "Sweep", folder: Path, runs: "list[Run]") -> NoReturn:
     raise typer.Exit(TRIALS_FAILED if failed else DONE)
 
 
-def print_end(loaded: "Sweep", folder: Path, failed: "list[Run]") -> None:
-    """The comparison table, the page, the store, and which trials failed."""
+def print_end(folder: Path, failed: "list[Run]") -> None:
+    """The answer, the page, the store, and which trials failed."""
     from orchestrator import shapes
     from orchestrator.runs import RunFolder, read_json
     from orchestrator.status import log_of
     from orchestrator.stores import kept
 
-    table = folder / "report" / "comparison.md"
-    if table.exists():
-        print(f"\n{loaded.question}\n\n{table.read_text()}")
+    answer = folder / "report" / "answer.txt"
+    if answer.exists():
+        print(f"\n{answer.read_text()}")
     print(f"report  {folder / 'report' / 'index.html'}")
     store = kept(RunFolder(folder).read_sweep())
     print(f"MLflow  {store.uri if store.served else f'aiqn ui {folder}'}")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from aiqn_core.config import ConfigError, TrainConfig, config_hash, settled
 from orchestrator.causes import Cause, Stage, State, ending
 from orchestrator.data_checks import check_trial_data
+from orchestrator.places import places
 from orchestrator.runs import (
     FORMAT,
     RunFolder,
@@ -112,7 +113,7 @@ def run_trial(
                 step = record["step"]
                 yield record
         except Exception as error:
-            end = ending({}, error)
+            end = ending({}, error, places=places(run.path, assignment.config))
             with suppress(OSError):  # where the disk is full, the exception itself must do
                 if end.cause == Cause.WORKER_LOST:
                     log.error("%s", error)
@@ -161,7 +162,6 @@ def _recorded(
     recorded = {record["step"]: record for record in folder.read_history()}
     computed = (folder.read_status().get("cpu_seconds") or 0.0) - time.process_time()  # of earlier attempts too
     told = -math.inf  # when the status was last written
-    folder.update_status(loaded=True, sync=False)
     for progress in watched(train(config, folder.path, workers or ALONE), folder, silent_seconds):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
