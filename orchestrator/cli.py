@@ -126,6 +126,7 @@ def plan(
     """
     with plain_errors():
         from orchestrator import plan as planning
+        from orchestrator.rehearsal import rehearsal_lines
         from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
@@ -139,6 +140,7 @@ def plan(
         made = planning.make_plan(loaded, rates, basis, gpus)
         planning.store_plan(run, made, rates)
         lines = [*planning.plan_lines(made), *planning.over_budget(made, loaded)]
+        lines += rehearsal_lines(loaded, made.slots)
         print("\n".join(lines + ([continued] if continued else [])))
         print_notes(loaded)
         if calibrate and loaded.resources.gpu:
