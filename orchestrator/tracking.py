@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,7 +27,7 @@ from orchestrator.lifeline import answers
 from orchestrator.moved import bring_home, home
 from orchestrator.runs import Run, RunFolder, RunFolderError, load_run, objectives, read_json, write_json
 from orchestrator.stores import OUTDATED, Store, kept, plain, store_of_run, without_password
-from orchestrator.watch import Watch
+from orchestrator.watch import Signature, Watch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -315,6 +315,11 @@ def attachments(run: RunFolder) -> tuple[Path, ...]:
     return (run.sweep_yaml, run.sweep_json, run.plan, run.real, run.baselines)
 
 
+def sent_as_files(run: RunFolder) -> tuple[Path, ...]:
+    """The files whose changes say that there is something to send beside the trials."""
+    return (*attachments(run), run.report / "index.html")
+
+
 def recorded(run: Run) -> str:
     """What config.json holds, as JSON; without the configuration where that is too long for a tag."""
     content = {
@@ -339,6 +344,34 @@ def mirrored_already(run: RunFolder, client: "MlflowClient", mark: str) -> str |
     return experiment.experiment_id if any(found.data.tags.get(MARK) == mark for found in runs) else None
 
 
+def fingerprint(run: RunFolder, uri: str, signatures: Mapping[str, Signature]) -> str | None:
+    """A name for a run folder and the file of its store as they are now; None for a store that is not one file.
+
+    `signatures` are those of the trials' files as they were when they were read.
+    """
+    store = database(uri)
+    if store is None or not store.exists() or Path(f"{store}-wal").exists():
+        return None
+    others = [(path.name, path.stat().st_mtime_ns) for path in sent_as_files(run) if path.exists()]
+    about = store.stat()
+    content = [sorted(signatures.items()), others, about.st_ino, about.st_size, about.st_mtime_ns]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def nothing_to_send(run: RunFolder, uri: str | None, signatures: Mapping[str, Signature]) -> bool:
+    """Whether a mirror has sent all of a run folder to a file of ours, and neither was touched since.
+
+    Known without MLflow, which takes seconds to import.
+    """
+    whole = (read_json(run.mirror) or {}).get("whole")
+    return whole is not None and whole == fingerprint(run, uri or default_uri(run), signatures)
+
+
+def database(uri: str) -> Path | None:
+    """The file of a SQLite store."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
 class Progress:
     """What the run folder holds and how much of it the store lacks."""
 
@@ -359,8 +392,7 @@ class Progress:
 
     def mark(self) -> str:
         """A name for all that there is to send."""
-        files = (*attachments(self.run), self.run.report / "index.html")
-        changed = [path.stat().st_mtime_ns for path in files if path.exists()]
+        changed = [path.stat().st_mtime_ns for path in sent_as_files(self.run) if path.exists()]
         content = [sorted(self.recorded.items()), changed, self.run.read_sweep()["finished"]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
@@ -414,6 +446,7 @@ class Progress:
             "error": error or None,
             "records_behind": sum(map(self.lacking, behind)),
             "behind_since": self.behind_since,
+            "whole": fingerprint(self.run, self.uri, self.watch.seen) if last and not error else None,
         }
         if self.target is not None:
             runs = {trial: sent.run_id for trial, sent in self.target.sent.items()}
@@ -437,7 +470,7 @@ def client(uri: str) -> "MlflowClient":
 def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
     """Keep the store up to date until `last_round` is set and everything is sent; False where patience ended first."""
     progress, deadline = Progress(run, uri), math.inf
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    file = database(uri)
     identity: int | None = None
     while True:
         last = last_round.is_set()  # read before the folder, so that nothing written before it is missed
@@ -455,8 +488,8 @@ def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
         progress.note(error, last)
         if last and (not error or hopeless or time.monotonic() > deadline):
             return not error
-        if database is not None:  # a file that was deleted takes what is written to it along
-            found = database.stat().st_ino if database.exists() else None
+        if file is not None:  # one that was deleted takes what is written to it along
+            found = file.stat().st_ino if file.exists() else None
             if identity is not None and identity != found:
                 raise SystemExit(STORE_LOST)
             identity = found

@@ -14,7 +14,7 @@ import pytest
 from measured import numbers
 
 from orchestrator.runs import RunFolder, load_runs, read_json
-from orchestrator.search import mark_finished, run_sweep
+from orchestrator.start import mark_finished, run_sweep
 from orchestrator.sweep import load_sweep
 from orchestrator.tracking import default_uri
 
@@ -136,7 +136,7 @@ def test_a_finished_sweep_that_grows_is_not_finished(tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "runs" / "study")
     (tmp_path / "study.yaml").write_text(SWEEP)
     monkeypatch.setattr("orchestrator.search.drive", lambda *_: seen.append(run.read_sweep()["finished"]))
-    monkeypatch.setattr("orchestrator.search.mirroring", lambda *_: nullcontext())
+    monkeypatch.setattr("orchestrator.start.mirroring", lambda *_: nullcontext())
     seen = []
     for finished in (True, False):
         run_sweep(load_sweep(tmp_path / "study.yaml"), tmp_path / "runs")
