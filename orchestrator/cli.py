@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from orchestrator.causes import State
 from orchestrator.outcome import (
     DONE,
     INTERRUPTED,
@@ -80,10 +81,10 @@ def drive(loaded: "Sweep", runs: Path) -> None:
     """Train, and say how it went."""
     with plain_errors():
         from orchestrator.live import view_for
-        from orchestrator.search import run_sweep
+        from orchestrator.start import train
 
-        finished = run_sweep(loaded, runs, view_for())
-        conclude(runs / loaded.name, finished)
+        train(loaded, runs, view_for())
+        conclude(runs / loaded.name)
 
 
 @app.command()
@@ -459,11 +460,11 @@ def print_notes(loaded: "Sweep") -> None:
         print(note)
 
 
-def conclude(folder: Path, runs: "list[Run]") -> NoReturn:
+def conclude(folder: Path) -> NoReturn:
     """Print the answer and where the page is; exit with what became of the sweep."""
-    from orchestrator.runs import RunFolder
+    from orchestrator.runs import RunFolder, load_runs
 
-    finished, failed = RunFolder(folder).read_sweep()["finished"], [run for run in runs if run.state == "failed"]
+    finished, failed = RunFolder(folder).read_sweep()["finished"], load_runs(folder, State.FAILED)
     with suppress(OSError):  # whoever looked has gone
         print_end(folder, failed if finished else [])
     if not finished:

@@ -9,38 +9,31 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from aiqn_core.code import keep
-from orchestrator import shapes
 from orchestrator.causes import Cause, ending
 from orchestrator.clusters import AUTOSCALING
-from orchestrator.continuing import check_continues
-from orchestrator.control import note_stop, take_requests
-from orchestrator.driver import Driver, Outside, Spent, check_space, storage_error
+from orchestrator.control import note_stop
+from orchestrator.driver import Driver, Outside, check_space
 from orchestrator.ledger import Ledger
 from orchestrator.lifeline import ADDRESS, Lifeline, folder_for_sockets, given_address, wait_for_answer
-from orchestrator.live import Unfailing, View
+from orchestrator.live import View
 from orchestrator.machines import Machines
 from orchestrator.nodes import Node
-from orchestrator.objectives import recorded_facts
-from orchestrator.outcome import SweepFailedError
 from orchestrator.places import places
-from orchestrator.plan import plan_at_start, room
+from orchestrator.plan import room
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
-from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_bytes, write_json
-from orchestrator.sections import Resources, Sweep
-from orchestrator.stores import Store, choose, note
-from orchestrator.tracking import Mirroring, mirroring
+from orchestrator.runs import RunFolder, RunFolderError
+from orchestrator.sections import Resources
+from orchestrator.start import Interrupt
+from orchestrator.start import run_sweep as run_sweep  # which many know from here
+from orchestrator.tracking import Mirroring
 from orchestrator.trial import Assignment, is_evaluation, run_trial
 
 if TYPE_CHECKING:
@@ -78,94 +71,8 @@ from ray.util.scheduling_strategies import (  # noqa: E402
 RAY_STARTS = 3  # how often it is tried
 MOST_WORKERS = 1000  # of trials, that an autoscaler is asked to make room for at once
 LEAVE_SECONDS = 30.0  # that Ray has to end
-ONE_SIGNAL_SECONDS = 0.5  # a terminal and our supervisor both pass on the same one
 TOGETHER_SECONDS = 0.1  # within which evaluations are told at once, where no pruner decides on each
 VERDICT_SECONDS = 3.0  # between a worker's exception and what follows from it in the others
-
-
-def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = None) -> list[Run]:
-    """Run a sweep, or continue it, until every arm has its trials and finals; then write its report.
-
-    Everything is kept in `runs_dir/<sweep.name>`; see `orchestrator.runs`. Stops early on SIGINT or SIGTERM, after
-    the evaluations in progress. Raises RunFolderError where another driver holds the run folder, where it cannot be
-    written, or where it belongs to a sweep of another meaning; SweepFailedError where its first trials fail alike.
-    """
-    run, view = RunFolder(Path(runs_dir) / sweep.name), Unfailing(view or View())
-    try:
-        with run.lock(), Interrupt() as interrupt:
-            conduct(run, sweep, view, interrupt)
-    except OSError as error:
-        raise storage_error(run.path, error) from error
-    return load_runs(run.path)
-
-
-def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") -> None:
-    """`run_sweep` for the holder of the run folder's lock."""
-    store = open_run(run, sweep)
-    if said := note(store, os.environ):
-        view.say(said)
-    plan_at_start(run, sweep)
-    take_requests(run)  # of an earlier driver
-    ledger = Ledger(run, sweep)
-    mark_finished(run, ledger.complete)  # not any more, where the sweep has grown
-    reported, alike = ledger.complete and run.report.is_dir(), None
-    with mirroring(run, store.uri) as mirror:
-        if ledger.complete:
-            view.say("Nothing to train: every trial has ended.")
-        elif over := Spent(ledger).over_budget():
-            note_stop(run, over)
-            view.say(over)
-        else:
-            alike = drive(ledger, view, interrupt, mirror)
-        mark_finished(run, ledger.complete)
-        if not reported:
-            write_report(run)
-    ledger.remember_runs((read_json(run.mirror, shapes.MIRROR) or {}).get("runs") or {})
-    if alike:
-        raise SweepFailedError(alike)
-
-
-def open_run(run: RunFolder, sweep: Sweep) -> Store:
-    """Write the run folder's copy of the sweep; its MLflow store.
-
-    Raises RunFolderError where the folder holds trials of another meaning.
-    """
-    before, data = check_continues(run, sweep)
-    store = choose(sweep.tracking.uri, before, os.environ)
-    content = {
-        "format": FORMAT,
-        "id": (before or {}).get("id") or uuid.uuid4().hex,
-        "name": sweep.name,
-        "question": sweep.question,
-        "command": f"aiqn sweep {sweep.path}",
-        "created": (before or {}).get("created") or time.time(),
-        "finished": bool(before and before["finished"]),
-        "metrics": recorded_facts(sweep.arms),
-        "sweep": sweep.to_dict(),
-        "data": data,
-        "store": store.recorded(),
-    }
-    if sweep.code is not None:
-        keep(sweep.code, run.path)
-    if content != before:
-        write_bytes(run.sweep_yaml, sweep.text.encode())
-        write_json(run.sweep_json, content)
-    return store
-
-
-def mark_finished(run: RunFolder, finished: bool) -> None:
-    """Record in sweep.json whether every trial has ended."""
-    content = run.read_sweep()
-    if content["finished"] != finished:
-        write_json(run.sweep_json, {**content, "finished": finished})
-
-
-def write_report(run: RunFolder) -> None:
-    """Write the report, unless there is nothing to report on yet."""
-    from reports.html import write_report as write  # pandas and Altair take a second to import
-
-    if load_runs(run.path):
-        write(run.path)
 
 
 class LedgerSearcher(Searcher):
@@ -587,28 +494,3 @@ def end_ray() -> None:
     leaving = Thread(target=ray.shutdown, daemon=True)
     leaving.start()
     leaving.join(LEAVE_SECONDS)
-
-
-class Interrupt:
-    """SIGINT and SIGTERM finish the evaluations in progress, then stop; a second one stops at once.
-
-    Entered once more after Ray has started, which sets handlers of its own.
-    """
-
-    def __init__(self) -> None:
-        self.asked, self.when = False, 0.0
-        self.before: list[dict[int, Any]] = []
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.asked and now - self.when > ONE_SIGNAL_SECONDS:
-            os._exit(3)  # checkpoints are on disk, and Ray's processes end with ours
-        self.asked, self.when = True, self.when or now
-
-    def __enter__(self) -> Self:
-        self.before.append({number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)})
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        for number, handler in self.before.pop().items():
-            signal.signal(number, handler)

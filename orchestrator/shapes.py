@@ -159,7 +159,9 @@ MIRROR = {
     "parent": Maybe(str),
     "runs": Maybe(Each(str)),
     "deleted": Maybe([str]),
+    "whole": Maybe(str),
 }
+FINISHED = {"looks": str}
 CLUSTER = {"notes": Maybe([str])}
 SPENT = dict.fromkeys(("seconds", "trial_seconds"), Maybe(Within(0)))
 SUBMISSION = {"to": ("ray", "slurm", "kuberay"), "id": str, "address": Maybe(str)}

@@ -27,7 +27,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.outcome import plain_errors
 from orchestrator.plan import plan_at_start
 from orchestrator.runs import FORMAT, RunFolder, write_json
-from orchestrator.search import mark_finished, open_run
+from orchestrator.start import mark_finished, open_run
 from orchestrator.sweep import load_sweep
 from orchestrator.trial import check_folder
 from reports.results import read_results

@@ -22,8 +22,8 @@ from orchestrator.cli import app
 from orchestrator.document import MOST_PROBLEMS, SweepError
 from orchestrator.recovery import repair
 from orchestrator.runs import DAMAGED, RunFolder, load_runs, write_json
-from orchestrator.search import open_run
 from orchestrator.space import parse_space
+from orchestrator.start import open_run
 from orchestrator.sweep import load_sweep
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,9 @@ from measured import numbers
 from orchestrator import search as search_module
 from orchestrator.clusters import AUTOSCALING
 from orchestrator.runs import RunFolder, RunFolderError, load_runs, read_json
-from orchestrator.search import MOST_WORKERS, Room, host_and_port, mark_finished, run_sweep
+from orchestrator.search import MOST_WORKERS, Room, host_and_port
 from orchestrator.sections import Resources
+from orchestrator.start import mark_finished, run_sweep
 from orchestrator.sweep import load_sweep
 from orchestrator.tracking import default_uri
 
@@ -154,7 +155,7 @@ def test_a_finished_sweep_that_grows_is_not_finished(tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "runs" / "study")
     (tmp_path / "study.yaml").write_text(SWEEP)
     monkeypatch.setattr("orchestrator.search.drive", lambda *_: seen.append(run.read_sweep()["finished"]))
-    monkeypatch.setattr("orchestrator.search.mirroring", lambda *_: nullcontext())
+    monkeypatch.setattr("orchestrator.start.mirroring", lambda *_: nullcontext())
     seen = []
     for finished in (True, False):
         run_sweep(load_sweep(tmp_path / "study.yaml"), tmp_path / "runs")
