@@ -12,7 +12,7 @@ sweep: .venv/installed
 test: .venv/installed lint
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
-# Kills of drivers, trials and MLflow's server, files cut short, a full disk (for which it needs root): under 15 minutes.
+# Kills of drivers, trials, Ray and MLflow's server, pauses, damaged folders, a full disk (for which it needs root).
 chaos: .venv/installed
 	$(BIN)/python -m pytest -m chaos --durations=0
 
