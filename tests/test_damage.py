@@ -28,7 +28,7 @@ from orchestrator.sweep import load_sweep
 
 pytestmark = pytest.mark.slow
 
-FEW, MANY = {"report": 14, "start": 35}, 2000  # mutations of each reader; 42 of the others
+FEW, MANY = {"report": 14, "ui": 14, "start": 35}, 2000  # mutations of each reader; 42 of the others
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "sweeps" / "quickstart.yaml"
 
 
-EXAMPLES = int(os.environ.get("AIQN_FUZZ_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("AIQN_FUZZ_EXAMPLES", "150"))
 
 
 def test_a_sweep_is_what_its_file_says(load):
