@@ -46,7 +46,7 @@ def metrics(lr: float, step: int) -> dict[str, float]:
 # ---- our stack -------------------------------------------------------------------------------------------------------
 
 
-def train_nothing(config: Any, folder: Any = None, workers: Any = None) -> Iterator[Any]:
+def train_nothing(config: Any, folder: Any = None, workers: Any = None, data: Any = None) -> Iterator[Any]:
     """In place of `aiqn_core.training.train`."""
     from aiqn_core.training import Progress
 
@@ -65,7 +65,7 @@ def ours() -> dict[str, float]:
     """The whole stack with MLflow on, until everything is in MLflow; without the report, which the others have not."""
     import ray
 
-    from orchestrator import search
+    from orchestrator import start
     from orchestrator.sweep import load_sweep
 
     with tempfile.TemporaryDirectory() as folder:
@@ -78,9 +78,9 @@ def ours() -> dict[str, float]:
             log_to_driver=False,
             runtime_env={"worker_process_setup_hook": replace_training},
         )
-        search.write_report = lambda run: None
+        start.write_report = lambda run: None
         begin = time.perf_counter()
-        runs = search.run_sweep(load_sweep(path), folder)
+        runs = start.run_sweep(load_sweep(path), folder)
         seconds = time.perf_counter() - begin
         last = max(run.status["updated"] for run in runs) - min(run.status["started"] for run in runs)
         assert len(runs) == TRIALS
@@ -175,7 +175,7 @@ def rerun() -> dict[str, float]:
     """`aiqn sweep` on a finished run of 5,000 trials, written by the real ledger and the real writers."""
     from orchestrator.ledger import Ledger
     from orchestrator.runs import FORMAT, RunFolder, write_json
-    from orchestrator.search import mark_finished, open_run
+    from orchestrator.start import mark_finished, open_run
     from orchestrator.sweep import load_sweep
 
     with tempfile.TemporaryDirectory() as folder:

@@ -94,7 +94,8 @@ def make_driver(concurrency: int, trials: int, sampler: str, pruner: str):
     from orchestrator.nodes import Node
     from orchestrator.preflight import Preflight, question
     from orchestrator.runs import RunFolder
-    from orchestrator.search import ask_here, open_run
+    from orchestrator.search import ask_here
+    from orchestrator.start import open_run
     from orchestrator.sweep import load_sweep
 
     scratch = tempfile.TemporaryDirectory(prefix="scale-")

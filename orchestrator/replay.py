@@ -14,7 +14,8 @@ from aiqn_core.config import ConfigError, Problem, shown
 from orchestrator import shapes
 from orchestrator.causes import CUT
 from orchestrator.promotion import settings_of
-from orchestrator.replay_rungs import RESAMPLED, Curve, Search, regret_of, searched, stays_within
+from orchestrator.replay_rungs import RESAMPLED, Search, regret_of, searched, stays_within
+from orchestrator.replay_rungs import Curve as Curve
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives
 from orchestrator.samplers import is_pruned, make_pruner
@@ -64,7 +65,7 @@ def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers
     curves = sorted((curve for curve in curves if curve.points), key=lambda curve: (curve.number, curve.arm))
     if not curves:
         raise RunFolderError(f"{run_folder}: no search trial has ended yet; there is nothing to replay")
-    return [_replayed(curves, dict(pruner), recorded, workers) for pruner in pruners]
+    return [replayed(curves, dict(pruner), recorded, workers) for pruner in pruners]
 
 
 def parse_pruner(text: str) -> dict[str, Any]:
@@ -97,7 +98,8 @@ def _curve(run: Run, metric: str) -> Curve:
     return Curve(run.arm, run.number, points, run.state == "completed", run.state in CUT)
 
 
-def _replayed(curves: Sequence[Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
+def replayed(curves: Sequence[Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
+    """The search of these curves under a pruner; `recorded` is a sweep, of which search and arms are read."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = objectives(recorded)[0]["direction"]
     make_pruner(settings, direction)  # raises ConfigError for settings that are wrong
@@ -186,7 +188,8 @@ def _study(settings: dict[str, Any], direction: str, arm: str, base: Mapping[str
     """An arm's study as a sweep would have it; Hyperband deals trials to its brackets by the study's name."""
     pruner = make_pruner(completed(settings, base["evaluate"]["every"], base["train"]["steps"]), direction)
     towards = optuna.study.StudyDirection[direction.upper()]
-    return optuna.create_study(study_name=f"{arm}/search", direction=towards, pruner=pruner)
+    sampler = optuna.samplers.RandomSampler(seed=0)  # never asked; the usual one looks through all trials for each
+    return optuna.create_study(study_name=f"{arm}/search", direction=towards, pruner=pruner, sampler=sampler)
 
 
 def replay_lines(replays: Sequence[Replay]) -> list[str]:

@@ -13,6 +13,7 @@ runs/<sweep>/
   cluster.json    the nodes, which of them are not used and why, and why trials wait
   submission.json the job that `aiqn submit` made: where, and under which name
   spent.json      hours that all starts of the sweep have taken together
+  finished.json   how the folder looked when every trial had ended, by which the next start knows it without reading it
   control/        requests from outside, polled by the driver
   report/
 """
@@ -31,7 +32,8 @@ from typing import Any, NamedTuple
 
 from orchestrator import shapes
 from orchestrator.causes import FINISHED as FINISHED
-from orchestrator.causes import RECORDED, Stage
+from orchestrator.causes import RECORDED, Stage, State
+from orchestrator.clocks import Awake
 
 FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # of sweeps (also "-") and arms: never a path, never hidden
@@ -194,9 +196,9 @@ class TrialFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a") as file:
-            deadline = time.monotonic() + timeout
+            awake = Awake()
             while not _lock(file.fileno()):
-                if time.monotonic() > deadline:
+                if awake() > timeout:
                     raise RunFolderError(f"{self.path}: another process still runs this trial after {timeout:.0f} s")
                 time.sleep(0.1)
             yield
@@ -251,6 +253,10 @@ class RunFolder:
     @property
     def spent(self) -> Path:
         return self.path / "spent.json"
+
+    @property
+    def finished(self) -> Path:
+        return self.path / "finished.json"
 
     @property
     def control(self) -> Path:
@@ -368,8 +374,8 @@ def objectives(sweep: Mapping[str, Any]) -> list[dict[str, str]]:
     return written if isinstance(written, list) else [written]
 
 
-def load_runs(run_folder: Path | str) -> list[Run]:
-    """Every trial of a run folder, ordered by arm, stage (search first) and number.
+def load_runs(run_folder: Path | str, state: State | None = None) -> list[Run]:
+    """Every trial of a run folder, or only those of a state, ordered by arm, stage (search first) and number.
 
     Raises RunFolderError where the folder is missing. A trial without config.json has not started and is left out; one
     without status.json is "running"; one with a file that cannot be used is "damaged".
@@ -383,9 +389,12 @@ def load_runs(run_folder: Path | str) -> list[Run]:
         names = []
     except OSError as error:  # `glob` would pass over it: nothing would seem to have started
         raise RunFolderError(f"{folder.trials}: cannot be read ({error.strerror})") from error
-    runs = [load_run(folder, name) for name in names if TRIAL_ID.fullmatch(name)]
+    names = [name for name in names if TRIAL_ID.fullmatch(name)]
+    if state is not None:  # their status alone says it, and is read in no time
+        names = [name for name in names if folder.trial(name).read_status().get("state") == state]
+    runs = [run for name in names if (run := load_run(folder, name)) and state in (None, run.state)]
     order = list(Stage)
-    return sorted((run for run in runs if run), key=lambda run: (run.arm, order.index(run.stage), run.number))
+    return sorted(runs, key=lambda run: (run.arm, order.index(run.stage), run.number))
 
 
 def load_run(run: RunFolder, trial: str) -> Run | None:

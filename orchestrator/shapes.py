@@ -66,7 +66,7 @@ SCALAR = (str, int, float, bool, type(None))
 
 # ---- the files ----------------------------------------------------------------------------------------------------
 
-MODEL = {"name": Maybe(str), "layers": Maybe(COUNT), "planes": Maybe(COUNT), "conditional": Maybe(bool)}
+MODEL = {"name": Maybe(str), "conditional": Maybe(bool)}  # the other keys are those of anybody's method
 TRAINING = {
     "model": Maybe(MODEL),
     "data": Maybe({"name": str, "path": Maybe(str)}),
@@ -160,7 +160,9 @@ MIRROR = {
     "parent": Maybe(str),
     "runs": Maybe(Each(str)),
     "deleted": Maybe([str]),
+    "whole": Maybe(str),
 }
+FINISHED = {"looks": str}
 CLUSTER = {"notes": Maybe([str])}
 SPENT = dict.fromkeys(("seconds", "trial_seconds"), Maybe(Within(0)))
 SUBMISSION = {"to": ("ray", "slurm", "kuberay"), "id": str, "address": Maybe(str)}

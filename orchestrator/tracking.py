@@ -13,19 +13,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from aiqn_core.config import dotted
+from orchestrator.bulk import Parcel, writer_for
 from orchestrator.lifeline import answers
 from orchestrator.moved import bring_home, home
 from orchestrator.runs import Run, RunFolder, RunFolderError, load_run, objectives, read_json, write_json
 from orchestrator.stores import OUTDATED, Store, kept, plain, store_of_run, without_password
-from orchestrator.watch import Watch
+from orchestrator.watch import Signature, Watch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +38,6 @@ RECORDED_TAG = "mlflow.aiqn.recorded"  # config.json
 STATUS_TAG = "mlflow.aiqn.status"  # status.json
 REPLACED_TAG = "mlflow.aiqn.replaced"  # of a run that the mirror deleted because there is another in its place
 LONGEST_TAG = 8000  # MLflow's limit; it cuts what is longer in silence
-BATCH = 800  # metrics in one request; MLflow's limit is 1,000 together with parameters and tags
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 1.0  # in which a server on this machine answers
 STATE_SECONDS = 5.0  # between two notes of how far the mirror is, while nothing else changes
@@ -65,7 +67,11 @@ STORE_LOST = 75  # the exit code where the store's file was deleted under us
 
 def default_uri(run: RunFolder) -> str:
     """The tracking store used where the sweep file names none: SQLite inside the run folder."""
-    return f"sqlite:///{run.path.resolve() / 'mlflow.db'}"
+    path = str(run.path.resolve() / "mlflow.db")
+    if "%" not in path and "?" not in path:
+        return f"sqlite:///{path}"
+    # SQLAlchemy reads the path as part of a URL; where no driver is named, MLflow makes a folder of the quoted name.
+    return f"sqlite+pysqlite:///{quote(path)}"
 
 
 @dataclass
@@ -85,7 +91,7 @@ class Mirror:
     """Sends the difference between a run folder and its MLflow experiment."""
 
     def __init__(self, run: RunFolder, client: "MlflowClient") -> None:
-        self.run, self.client = run, client
+        self.run, self.client, self.writer = run, client, writer_for(client)
         self.sweep = run.read_sweep()
         self.experiment = self._experiment()
         self.sent: dict[str, Sent] = {}
@@ -96,7 +102,7 @@ class Mirror:
             self._take_up(known)
         self.gone = self._look_for_deleted() - self.sent.keys()  # trials whose runs somebody deleted: they stay so
         if not self.parent:
-            self.parent = self._create_run(self.sweep["name"], self.sweep["created"], {"role": PARENT})
+            self.parent = self._create_parent()
         else:
             self.client.update_run(self.parent, "RUNNING")
 
@@ -108,6 +114,8 @@ class Mirror:
             return
         records, described = int(tags.get("mirrored", 0)), bool(known.data.params)
         digest, state = tags.get("config_hash", ""), tags.get("state", "")
+        if known.info.status == "RUNNING" and STATUS.get(state, "RUNNING") != "RUNNING":  # cut off while it was sent
+            records, described = 0, False
         sent = Sent(known.info.run_id, records, state, known.info.status, described=described, config_hash=digest)
         other = self.sent.get(tags["trial"], sent)
         self.sent[tags["trial"]] = max(other, sent, key=lambda one: one.records)
@@ -136,49 +144,59 @@ class Mirror:
     def sync(self, runs: Iterable[Run]) -> None:
         """Bring the store up to date with the runs; raises whatever the store raises."""
         self._attach()
-        for run in runs:
-            if self.is_behind(run.id, len(run.history), run.state):
-                self._send(run)
+        behind = (run for run in runs if self.is_behind(run.id, len(run.history), run.state))
+        while together := list(islice(behind, self.writer.together)):
+            self._send(together)
 
-    def _send(self, run: Run) -> None:
-        from mlflow.entities import Metric, Param, RunTag
+    def _send(self, runs: list[Run]) -> None:
+        parcels = [self._parcel(run) for run in runs]
+        self.writer.write(self.experiment, parcels)
+        for run, parcel in zip(runs, parcels, strict=True):
+            sent = self.sent.setdefault(run.id, Sent(parcel.run_id, config_hash=run.provenance.get("config_hash", "")))
+            self._send_images(run, sent)
+        # The status goes last. A run that still runs, though its tags say that it has ended, is sent again from the
+        # beginning (see `_take_up`); everything in it is stored once all the same.
+        self.writer.end(parcels)
+        for run in runs:
+            sent = self.sent[run.id]
+            sent.records, sent.state, sent.status = max(sent.records, len(run.history)), run.state, STATUS[run.state]
+            sent.described = True
+
+    def _parcel(self, run: Run) -> Parcel:
+        """What the store lacks of a trial."""
+        from mlflow.entities import Metric
 
         sent, digest = self.sent.get(run.id), run.provenance.get("config_hash", "")
         if sent is not None and sent.config_hash != digest:  # a final that is longer now, and may have begun anew
             self._replace(sent)
+            del self.sent[run.id]
             sent = None
-        if sent is None:
-            sent = self.sent[run.id] = Sent(self._create_child(run), described=False, config_hash=digest)
         metrics = [
             Metric(key, float(value), int((record.get("time") or 0) * 1000), record["step"])
-            for record in run.history[sent.records :]
+            for record in run.history[sent.records if sent else 0 :]
             for key, value in record.items()
             if key not in ("step", "time") and isinstance(value, (int, float)) and math.isfinite(value)
         ]
-        for begin in range(BATCH, len(metrics), BATCH):
-            self.client.log_batch(sent.run_id, metrics=metrics[begin : begin + BATCH])
-        self._send_images(run, sent)
-        params = (
-            [] if sent.described else [Param(key, str(value)) for key, value in dotted(run.config) if value is not None]
+        described = sent is not None and sent.described
+        params = {} if described else {key: str(value) for key, value in dotted(run.config) if value is not None}
+        status, note = STATUS[run.state], {"mirrored": str(len(run.history))}
+        tags = {"state": run.state, "cause": run.cause or "", STATUS_TAG: json.dumps(run.status)[:LONGEST_TAG]}
+        created = self._tags_of(run) | tags | (note if status != "RUNNING" else {})
+        changed = status != (sent.status if sent else "RUNNING")
+        return Parcel(
+            sent.run_id if sent else "",
+            run.id,
+            milliseconds(run.status.get("started", time.time())),
+            created,
+            metrics,
+            params,
+            tags | note if sent else {key: value for key, value in note.items() if key not in created},
+            status if changed else None,
+            milliseconds(run.status.get("updated", time.time())) if status != "RUNNING" else None,
         )
-        tags = {"mirrored": len(run.history), "state": run.state, "cause": run.cause or ""}
-        tags |= {STATUS_TAG: json.dumps(run.status)[:LONGEST_TAG]}
-        # The note of what was sent goes last: cut off before it, everything is sent again, and stored once.
-        self.client.log_batch(
-            sent.run_id,
-            metrics=metrics[:BATCH],
-            params=params[:100],
-            tags=[RunTag(key, str(value)) for key, value in tags.items()],
-        )
-        if STATUS[run.state] != sent.status:
-            self._set_status(sent, STATUS[run.state], run.status.get("updated", time.time()))
-        sent.records, sent.state, sent.described = max(sent.records, len(run.history)), run.state, True
 
     def _set_status(self, sent: Sent, status: str, ended: float) -> None:
-        if status == "RUNNING":
-            self.client.update_run(sent.run_id, status)
-        else:
-            self.client.set_terminated(sent.run_id, status, int(ended * 1000))
+        self.writer.end([Parcel(sent.run_id, "", 0, {}, status=status, ended=milliseconds(ended))])
         sent.status = status
 
     def _attach(self) -> None:
@@ -217,6 +235,8 @@ class Mirror:
         if not sent.images:  # this process has sent none: an earlier one may have
             names = [Path(file.path).name for file in self.client.list_artifacts(sent.run_id, "images")]
             sent.images = {int(name.split("+")[2]) for name in names if name.startswith("samples+step+")}
+            if sent.images:  # MLflow's own mark of a run with images, for which an earlier process may not have lived
+                self.client.set_tag(sent.run_id, "mlflow.loggedImages", True)
         for step in new:
             if step not in sent.images:
                 with Image.open(run.folder / "samples" / f"{step}.png") as image:
@@ -224,9 +244,10 @@ class Mirror:
                     self.client.log_image(sent.run_id, image.copy(), key="samples", step=step, timestamp=stamp)
                 sent.images.add(step)
 
-    def _create_child(self, run: Run) -> str:
+    def _tags_of(self, run: Run) -> dict[str, str]:
+        """The tags of a trial's run that never change."""
         git = run.provenance.get("git", {})
-        tags = {
+        own = {
             "arm": run.arm,
             "stage": run.stage,
             "trial": run.id,
@@ -235,14 +256,19 @@ class Mirror:
             "git_commit": git.get("commit") or "",
             "mlflow.parentRunId": self.parent,
             RECORDED_TAG: recorded(run),
-        } | ({} if run.source is None else {"source": f"{run.arm}-search-{run.source}"})
-        return self._create_run(run.id, run.status.get("started", time.time()), tags)
+        }
+        source = {} if run.source is None else {"source": f"{run.arm}-search-{run.source}"}
+        return self._common_tags() | own | source
 
-    def _create_run(self, name: str, started: float, tags: dict[str, str]) -> str:
-        common = {"sweep": self.sweep["name"], "run_folder": self.sweep["id"], "mlflow.source.name": "aiqn sweep"}
-        return self.client.create_run(
-            self.experiment, start_time=int(started * 1000), tags=common | tags, run_name=name
-        ).info.run_id
+    def _common_tags(self) -> dict[str, str]:
+        """The tags of every run of the sweep."""
+        return {"sweep": self.sweep["name"], "run_folder": self.sweep["id"], "mlflow.source.name": "aiqn sweep"}
+
+    def _create_parent(self) -> str:
+        tags, started = self._common_tags() | {"role": PARENT}, milliseconds(self.sweep["created"])
+        run = self.client.create_run(self.experiment, started, tags, self.sweep["name"])
+        run_id: str = run.info.run_id
+        return run_id
 
     def _experiment(self) -> str:
         name, local = self.sweep["name"], not kept(self.sweep).served
@@ -267,6 +293,11 @@ class Mirror:
                 self.client.delete_run(run)
 
 
+def milliseconds(seconds: float) -> int:
+    """Of unix time, as MLflow counts it."""
+    return int(seconds * 1000)
+
+
 def found_runs(client: "MlflowClient", experiment: str, where: str, view: int = 1) -> Iterator[Any]:
     """Every run of an experiment that a filter finds, page by page; `view` is MLflow's, 1 for those not deleted."""
     token = None
@@ -288,6 +319,11 @@ def deleted_runs(client: "MlflowClient", experiment: str) -> list[Any]:
 def attachments(run: RunFolder) -> tuple[Path, ...]:
     """The files of the whole sweep that the parent run holds."""
     return (run.sweep_yaml, run.sweep_json, run.plan, run.real, run.baselines)
+
+
+def sent_as_files(run: RunFolder) -> tuple[Path, ...]:
+    """The files whose changes say that there is something to send beside the trials."""
+    return (*attachments(run), run.report / "index.html")
 
 
 def recorded(run: Run) -> str:
@@ -314,6 +350,29 @@ def mirrored_already(run: RunFolder, client: "MlflowClient", mark: str) -> str |
     return experiment.experiment_id if any(found.data.tags.get(MARK) == mark for found in runs) else None
 
 
+def fingerprint(run: RunFolder, uri: str, signatures: Mapping[str, Signature]) -> str | None:
+    """A name for a run folder and the file of its store as they are now; None for a store that is not one file.
+
+    `signatures` are those of the trials' files as they were when they were read.
+    """
+    store = database(run, uri)
+    if store is None or not store.exists() or Path(f"{store}-wal").exists():
+        return None
+    others = [(path.name, path.stat().st_mtime_ns) for path in sent_as_files(run) if path.exists()]
+    about = store.stat()
+    content = [sorted(signatures.items()), others, about.st_ino, about.st_size, about.st_mtime_ns]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def nothing_to_send(run: RunFolder, uri: str | None, signatures: Mapping[str, Signature]) -> bool:
+    """Whether a mirror has sent all of a run folder to a file of ours, and neither was touched since.
+
+    Known without MLflow, which takes seconds to import.
+    """
+    whole = (read_json(run.mirror) or {}).get("whole")
+    return whole is not None and whole == fingerprint(run, uri or default_uri(run), signatures)
+
+
 class Progress:
     """What the run folder holds and how much of it the store lacks."""
 
@@ -334,8 +393,7 @@ class Progress:
 
     def mark(self) -> str:
         """A name for all that there is to send."""
-        files = (*attachments(self.run), self.run.report / "index.html")
-        changed = [path.stat().st_mtime_ns for path in files if path.exists()]
+        changed = [path.stat().st_mtime_ns for path in sent_as_files(self.run) if path.exists()]
         content = [sorted(self.recorded.items()), changed, self.run.read_sweep()["finished"]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
@@ -389,6 +447,7 @@ class Progress:
             "error": error or None,
             "records_behind": sum(map(self.lacking, behind)),
             "behind_since": self.behind_since,
+            "whole": fingerprint(self.run, self.uri, self.watch.seen) if last and not error else None,
         }
         if self.target is not None:
             runs = {trial: sent.run_id for trial, sent in self.target.sent.items()}
@@ -409,10 +468,32 @@ def client(uri: str) -> "MlflowClient":
     return MlflowClient(uri)
 
 
+def database(run: RunFolder, uri: str) -> Path | None:
+    """The file of a store of SQLite; None for a server or another database."""
+    if uri == default_uri(run):
+        return run.path / "mlflow.db"
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def opened(run: RunFolder, uri: str) -> "MlflowClient":
+    """A client of a store. A new one of SQLite is made whole or not at all: MLflow never mends one half made."""
+    file = database(run, uri)
+    if file is not None and file.parent.is_dir() and not file.exists() and "?" not in uri:
+        ending = f".{uuid.uuid4().hex[:8]}.new"  # never one that MLflow has seen: it keeps what it has opened
+        new = file.with_name(file.name + ending)
+        try:
+            client(uri + ending).search_experiments()
+            if not file.exists():  # another process may have made it meanwhile
+                new.rename(file)
+        finally:
+            new.unlink(missing_ok=True)
+    return client(uri)
+
+
 def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
     """Keep the store up to date until `last_round` is set and everything is sent; False where patience ended first."""
     progress, deadline = Progress(run, uri), math.inf
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    file = database(run, uri)
     identity: int | None = None
     while True:
         last = last_round.is_set()  # read before the folder, so that nothing written before it is missed
@@ -423,15 +504,15 @@ def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
         looked = time.monotonic() - begin
         try:
             if progress.recorded or last:
-                progress.send(client(uri), last)
+                progress.send(opened(run, uri), last)
         except Exception as reason:  # whatever a store or the way to it may raise: wait, and try again
             error = str(reason) if isinstance(reason, RunFolderError) else plain(reason, uri)
             hopeless = isinstance(reason, RunFolderError) or OUTDATED in str(reason)
         progress.note(error, last)
         if last and (not error or hopeless or time.monotonic() > deadline):
             return not error
-        if database is not None:  # a file that was deleted takes what is written to it along
-            found = database.stat().st_ino if database.exists() else None
+        if file is not None:  # one that was deleted takes what is written to it along
+            found = file.stat().st_ino if file.exists() else None
             if identity is not None and identity != found:
                 raise SystemExit(STORE_LOST)
             identity = found
@@ -508,7 +589,7 @@ def serve(run_folder: Path | str, host: str, port: int) -> None:
     uri = store.uri or default_uri(run)
     os.environ.update(QUIET)
     try:
-        client(uri)
+        opened(run, uri)
         bring_home(run, uri, own=not store.uri)
     except RunFolderError:
         raise
@@ -532,8 +613,11 @@ GUARD = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), s
 
 @contextmanager
 def ending_with_us(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a command that starts processes of its own; all of them end with the block, and with this process."""
-    server = subprocess.Popen(command, start_new_session=True)
+    """Run a command that starts processes of its own; all of them end with the block, and with this process.
+
+    What it prints goes to standard error: standard output is ours.
+    """
+    server = subprocess.Popen(command, start_new_session=True, stdout=2)
     watch = [sys.executable, "-c", GUARD, str(server.pid)]
     nowhere = subprocess.DEVNULL
     with subprocess.Popen(watch, stdin=subprocess.PIPE, stderr=nowhere, start_new_session=True) as guard:

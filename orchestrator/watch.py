@@ -15,25 +15,33 @@ class Watch:
         self.run = run
         self.seen: dict[str, Signature] = {}
 
+    def names(self) -> list[str]:
+        """The trials that have a folder."""
+        try:
+            return sorted(path.name for path in self.run.trials.iterdir() if TRIAL_ID.fullmatch(path.name))
+        except FileNotFoundError:
+            return []
+
+    def signatures(self) -> dict[str, Signature]:
+        """When the files of each trial were last changed, and their sizes."""
+        return {name: _signature(self.run.trial(name)) for name in self.names()}
+
     def changed(self) -> Iterator[Run]:
         """The trials that are new or have changed since the last call."""
-        try:
-            names = sorted(path.name for path in self.run.trials.iterdir() if TRIAL_ID.fullmatch(path.name))
-        except FileNotFoundError:
-            return
-        for name in names:
-            signature = _signature(self.run.trial(name))  # before the files are read: what is written later is seen
-            if signature != self.seen.get(name) and (found := load_run(self.run, name)) is not None:
-                self.seen[name] = signature
+        for name in self.names():
+            now = _signature(self.run.trial(name))  # before the files are read: what is written later is seen
+            if now != self.seen.get(name) and (found := load_run(self.run, name)) is not None:
+                self.seen[name] = now
                 if found.damage is None:  # of one that is damaged, whoever looks keeps what he knows
                     yield found
 
 
 def _signature(folder: TrialFolder) -> Signature:
-    return tuple(map(_stat, (folder.config, folder.status, folder.metrics)))
+    return tuple(map(signature, (folder.config, folder.status, folder.metrics)))
 
 
-def _stat(path: Path) -> tuple[int, int] | None:
+def signature(path: Path) -> tuple[int, int] | None:
+    """When a file was last changed, and its size; None where there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -7,7 +7,7 @@ import pytest
 
 from aiqn_core.prepared import read_about, writing
 from orchestrator.runs import RunFolder, RunFolderError, read_json, write_json
-from orchestrator.search import open_run
+from orchestrator.start import open_run
 from orchestrator.trial import Assignment, run_trial
 
 TEXT = """

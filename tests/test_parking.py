@@ -145,7 +145,7 @@ def disturbed(open_, flight, draw, cut=True):
     return ledger
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_any_order_any_workers_and_any_kills_give_the_same_promotions_and_numbers(promoting, seed):
     undisturbed = promoting(folder="one")
     train_all(undisturbed)
@@ -159,7 +159,7 @@ def test_any_order_any_workers_and_any_kills_give_the_same_promotions_and_number
             assert trial.intermediate_values == other.intermediate_values
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_without_waiting_no_trial_is_lost_or_trained_twice(promoting, seed):
     pruner = PROMOTE.replace("audit", "asynchronous: true, audit")
     draw = random.Random(seed)
@@ -227,12 +227,13 @@ def test_a_diverged_trial_is_the_worst_of_its_rung(promoting):
     assert ledger.states["pixelcnn", "search"] == {"parked": 9, "diverged": 1, "completed": 1}
 
 
-def test_a_sampler_learns_from_parked_trials(promoting):
-    """Tpe passes over running trials: it must not be random search while all that it could learn from is parked."""
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_sampler_learns_from_parked_trials(promoting, sampler):
+    """Samplers pass over running trials: none is to be random search while all that it could learn from is parked."""
 
-    def late(sampler):
+    def late(name):
         """How far the later of 34 learning rates of an arm are from the best one, in powers of ten."""
-        ledger = promoting(sampler=sampler, folder=sampler, text=TEXT.replace("trials: 11", "trials: 40"))
+        ledger = promoting(sampler=name, folder=name, text=TEXT.replace("trials: 11", "trials: 40"))
         far = []
         for _ in range(68):
             item = ledger.next()
@@ -246,7 +247,7 @@ def test_a_sampler_learns_from_parked_trials(promoting):
             far += [distance] if item.arm == "pixelcnn" else []
         return sum(far[17:]) / len(far[17:])
 
-    assert late("tpe") < late("random") / 2
+    assert late(sampler) < 0.7 * late("random")
 
 
 def test_parked_trials_that_are_asked_for_train_to_their_end(promoting):

@@ -13,6 +13,11 @@ from orchestrator.replay import replay, replay_lines
 SETTINGS = {"name": "promote", "first": 0.3, "reduction_factor": 2, "audit": 0.0}
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr("orchestrator.replay_rungs.RESAMPLED", 20)
+
+
 def curves_of(seed, count, noise):
     """Made-up curves by arm; without noise the order at each evaluation is that at the end."""
     draw, found = random.Random(seed), {}
@@ -22,7 +27,7 @@ def curves_of(seed, count, noise):
     return found
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("workers", [1, 3, 64])
 def test_steps_and_choice_are_those_of_a_loop_whatever_the_workers(tmp_path, seed, workers):
     curves = curves_of(seed, 11, 0.7)

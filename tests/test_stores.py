@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from orchestrator.cli import app
 from orchestrator.document import SweepError
 from orchestrator.runs import RunFolder, RunFolderError, read_json, write_json
-from orchestrator.search import open_run
+from orchestrator.start import open_run
 from orchestrator.stores import ENVIRONMENT, FILE, RUN, VARIABLE, Store, choose, is_known, note, store_of_run
 from orchestrator.submit.job import Job
 from reports.source import _beside
