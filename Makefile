@@ -9,10 +9,11 @@ export MLFLOW_DISABLE_TELEMETRY := true
 sweep: .venv/installed
 	$(BIN)/aiqn sweep sweeps/quickstart.yaml
 
+# One process more than there are cores, for many tests wait for others (Ray, MLflow).
 test: .venv/installed lint
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses=$$(($$(nproc) + 1)) --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
-# Kills of drivers, trials and MLflow's server, files cut short, a full disk (for which it needs root): under 15 minutes.
+# Kills of drivers, trials, Ray and MLflow's server, pauses, damaged folders, a full disk (for which it needs root).
 chaos: .venv/installed
 	$(BIN)/python -m pytest -m chaos --durations=0
 

@@ -16,11 +16,13 @@ import torch
 from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
+from aiqn_core.cache import locked, write_whole
 from aiqn_core.config import TrainConfig
 from aiqn_core.data import ImageData, VectorData
-from aiqn_core.reference import cached_reference, locked, reference_path, write_whole
+from aiqn_core.reference import cached_reference, reference_path
 from aiqn_core.scores import evaluate_images
-from aiqn_core.training import class_counts, feature_extractor, proportional_labels, reference_rows, vector_scores
+from aiqn_core.scoring import class_counts, feature_extractor, proportional_labels, reference_rows
+from aiqn_core.training import vector_scores
 
 FORMAT = 1  # part of the key of cached scores: raise it when a generator changes
 SEED = 0
@@ -36,11 +38,11 @@ Scores = dict[str, dict[str, float]]
 def baseline_scores(config: TrainConfig, data: ImageData | VectorData, cache_dir: Path | None = None) -> Scores:
     """Generator -> metric -> value, under the protocol of `config`; generators that know nothing of a metric lack it.
 
-    Raises OSError where the cache of the references cannot be written.
+    Raises CacheError where the cache of the references cannot be written.
     """
     if isinstance(data, VectorData):
         return _of_vectors(config, data)
-    settings, extractor = config.evaluate, feature_extractor(config.evaluate)
+    settings, extractor = config.evaluate, feature_extractor(config.evaluate, config.code)
     real = data.train[reference_rows(settings, data)]
     key = [FORMAT, data.checksum, settings.samples, settings.splits, settings.extrapolate, settings.seed]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from aiqn_core.folded import FoldedBlock, fold_block, fold_tail
 from aiqn_core.graphs import Recorder, graph
 from aiqn_core.layers import GatedBlock, colour_groups, gate
 from aiqn_core.levels import to_unit
-from aiqn_core.models import PixelCNN, PixelIQN
+from aiqn_core.method import Ordered
 
 
 class _Step(NamedTuple):
@@ -61,7 +61,7 @@ class Buffers:
 class CachedSampler:
     """Folds the weights once, then fills chunk after chunk."""
 
-    def __init__(self, model: PixelCNN | PixelIQN, record: Recorder | None = None) -> None:
+    def __init__(self, model: Ordered, record: Recorder | None = None) -> None:
         """`record` makes the filling of a row one call; None: a CUDA graph on a GPU, plain calls elsewhere."""
         network = model.network
         self.model, self.network, self.taps = model, network, network.kernel // 2

@@ -45,7 +45,7 @@ def measure_cost(config: TrainConfig, steps: int = 5) -> Cost:
     times = [step.timed() for _ in range(WARM_UP + steps)]
     settings = config.evaluate
     few = min(settings.samples, max(SCORED, settings.splits or 0))
-    short = dataclasses.replace(config, evaluate=dataclasses.replace(settings, samples=few))
+    short = dataclasses.replace(config, evaluate=settings.changed(samples=few))
     evaluate(step.state.ema, short, step.data)  # the features of the reference images are kept from now on
     begin = time.perf_counter()
     evaluate(step.state.ema, short, step.data)

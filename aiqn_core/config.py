@@ -1,158 +1,181 @@
-"""Settings of one training, checked once where they enter. Standard library only."""
+"""Settings of one training, checked once where they enter: sections by name with settings of their own. No torch."""
 
-import dataclasses
-import difflib
 import functools
 import hashlib
 import json
-import math
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from importlib import metadata
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
+from pydantic import BaseModel, Field
+
+from aiqn_core import code as codes
+from aiqn_core.code import Code
+from aiqn_core.method import Kind
 from aiqn_core.metric import Metric, image_metrics, loss_metric, vector_metrics
+from aiqn_core.models.settings import KAPPA as KAPPA
+from aiqn_core.models.settings import KINDS, QuantileLoss
+from aiqn_core.optimizer_settings import OPTIMIZERS
+from aiqn_core.schedules import SCHEDULES
+from aiqn_core.settings import ConfigError as ConfigError
+from aiqn_core.settings import Count, Fraction, Positive, Settings, fields, hint_of, parse, plain, written
+from aiqn_core.settings import Problem as Problem
+from aiqn_core.settings import dotted as dotted
+from aiqn_core.settings import join as join
+from aiqn_core.settings import nearest as nearest
+from aiqn_core.settings import one_of as one_of
+from aiqn_core.settings import shown as shown
 
-T = TypeVar("T")
-KAPPA = 0.002  # half a grey level in [0, 1] units, the paper's choice (appendix, "Hyperparameter Tuning")
-VECTOR_DATA = ("gaussian2d", "banana2d", "mixture2d")  # all other data are images
+VECTOR_DATA = ("gaussian2d", "banana2d", "mixture2d")  # all other data of ours are images
 BUNDLED_DATA = ("digits", "patches", *VECTOR_DATA)
+MODELS = {kind.name: kind for kind in KINDS}
+ENTRY_POINTS = "aiqn.methods"
 
 
-class Problem(NamedTuple):
-    """One mistake in a mapping: the dotted path of the key, and what was seen, what is valid."""
+class Stored(Settings):
+    """Data that are bundled, or prepared by `aiqn data prepare`."""
 
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}" if self.path else self.message
-
-
-class ConfigError(ValueError):
-    """All mistakes of one configuration at once."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(map(str, problems)))
-
-
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a number; `above` excludes its end, `low` and `high` include theirs."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high and self.above < value < self.below
-
-    def __str__(self) -> str:
-        ends = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
-        return " and ".join(f"{sign} {end:g}" for sign, end in ends if math.isfinite(end))
-
-
-Count = Annotated[int, Range(low=1)]
-Positive = Annotated[float, Range(above=0)]
-NonNegative = Annotated[float, Range(low=0)]
-Fraction = Annotated[float, Range(low=0, below=1)]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images or vectors: bundled, or prepared by `aiqn data prepare`, with `path` the folder written to."""
-
-    name: str = "digits"
     path: str | None = None
+    """The folder that prepared data were written to; left out, the usual one."""
 
 
-_VAE_DEFAULTS = {"layers": 4, "planes": 64, "kernel": 5, "latent": 32}
-_PIXEL_DEFAULTS = {
-    "layers": 4,
-    "planes": 32,
-    "kernel": 5,
-    "skip_planes": 128,
-    "out_hidden": 0,
-    "tau_mode": "causal",
-    "trunk": "gated",
-}
-MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "pixelcnn": _PIXEL_DEFAULTS,
-    "pixeliqn": _PIXEL_DEFAULTS,
-    "made": {"hidden": (64, 64), "components": 8},
-    "aiqn": {"hidden": (64, 64), "tau_mode": "local", "dependence": "autoregressive"},
-    "vae": {**_VAE_DEFAULTS, "latent_variance": 1.0, "kl_weight": 2.0},
-    "aiqn_vae": {
-        **_VAE_DEFAULTS,
-        "latent_variance": 0.1,
-        "kl_weight": 0.5,
-        "hidden": (512, 512, 512),
-        "tau_mode": "causal",
-        "detach": True,
-    },
-}
-SNAIL_DEFAULTS = {"heads": 2, "attention": 2}
-VECTOR_MODELS = ("made", "aiqn")
-PIXEL_MODELS = ("pixelcnn", "pixeliqn")  # one sub-pixel after the other: inpainting, and classes
-LIKELIHOODS = ("pixelcnn", "made", "vae")  # trained by likelihood, or a bound of it: no kappa
+class Found(NamedTuple):
+    """What a name stands for: the class of its settings, and what is built from them."""
+
+    settings: type[BaseModel]
+    thing: Any
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """A model by name with its own sizes; those of another model are refused.
+class Chosen:
+    """One thing by its name, with the settings that belong to it."""
 
-    Of images: the gated PixelCNN trunk with one of two heads (paper section 4; sizes in its appendix), or a VAE, whose
-    `layers` convolutions have `planes`, twice as many, ... Of vectors: masked fully connected layers (section 3).
-    """
+    name: str
+    settings: Any
+    thing: Any = field(compare=False, repr=False)
+    role: ClassVar[str]
+    usual: ClassVar[str]  # the name where none is given
 
-    name: Literal["pixelcnn", "pixeliqn", "made", "aiqn", "vae", "aiqn_vae"] = "pixeliqn"
-    layers: Count | None = None
-    planes: Annotated[int, Range(low=3)] | None = None  # at least one plane for each colour
-    kernel: Annotated[int, Range(low=3)] | None = None
-    skip_planes: Annotated[int, Range(low=3)] | None = None
-    out_hidden: Annotated[int, Range(low=0)] | None = None
-    tau_mode: Literal["causal", "local", "paper"] | None = None
-    trunk: Literal["gated", "snail"] | None = None  # the blocks between image and head: the paper's, or PixelSNAIL's
-    heads: Count | None = None  # of each attention in a snail trunk
-    attention: Count | None = None  # one after each so many blocks of a snail trunk
-    conditional: bool = False
-    hidden: tuple[Count, ...] | None = None  # width of each fully connected layer
-    dependence: Literal["autoregressive", "independent", "shared"] | None = None  # the last two: naive, section 3
-    components: Count | None = None  # Gaussians in the mixture that is one dimension's conditional density
-    latent: Count | None = None  # dimensions of a VAE's code
-    latent_variance: Positive | None = None  # of the noise in a VAE's code, in units of what the encoder says
-    kl_weight: NonNegative | None = None  # against the squared error of an image in [-1, 1]
-    detach: bool | None = None  # whether the quantile loss leaves the encoder alone
+    def __init__(self, name: str | None = None, *, code: Code | None = None, **settings: Any) -> None:
+        """Raises ConfigError for a name that is unknown, and for every setting that does not fit it."""
+        problems: list[Problem] = []
+        named = {} if name is None else {"name": name}
+        values = _choose(type(self), {**named, **settings}, "", code, problems)
+        if problems or values is None:
+            raise ConfigError(problems)
+        for key, value in zip(("name", "settings", "thing"), values, strict=True):
+            object.__setattr__(self, key, value)
 
-    def __post_init__(self) -> None:
-        own = MODEL_DEFAULTS[self.name]
-        if self.trunk == "snail" and self.name in PIXEL_MODELS:
-            own = {**own, **SNAIL_DEFAULTS}
-        if self.conditional and self.name not in PIXEL_MODELS:
-            message = f"saw true, but {self.name} has no labels; those that can: {', '.join(PIXEL_MODELS)}"
-            raise ConfigError([Problem("conditional", message)])
-        for f in dataclasses.fields(self)[1:]:
-            value = getattr(self, f.name)
-            if value is not None and f.name not in own and f.name != "conditional":
-                gated = f.name in SNAIL_DEFAULTS and self.name in PIXEL_MODELS
-                which = f"{self.name} with a gated trunk" if gated else self.name
-                message = f"saw {shown(value)}, but {which} has no {f.name}; it has: {', '.join(own)}"
-                raise ConfigError([Problem(f.name, message)])
-            if value is None and f.name in own:
-                object.__setattr__(self, f.name, own[f.name])  # so that the recorded configuration is complete
-        if self.kernel is not None and self.kernel % 2 == 0:
-            raise ConfigError([Problem("kernel", f"saw {self.kernel}, expected an odd integer")])
-        of_vectors = self.name in ("aiqn", "aiqn_vae")
-        naive = self.dependence in ("independent", "shared")
-        if of_vectors and self.tau_mode not in (valid := ("local",) if naive else ("causal", "local")):
-            which = f"{self.name}, {self.dependence}" if self.dependence else self.name
-            message = f"saw {shown(self.tau_mode)}; valid for {which}: {', '.join(valid)}"
-            raise ConfigError([Problem("tau_mode", message)])
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("__") or key in ("settings", "thing", "name"):  # while it is copied
+            raise AttributeError(key)
+        return getattr(self.settings, key)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and settings as plain JSON values."""
+        return {"name": self.name, **written(self.settings)}
 
     @classmethod
-    def preset(cls, size: str, *, name: Literal["pixelcnn", "pixeliqn"], **changes: Any) -> Self:
+    def ours(cls) -> Mapping[str, Found]:
+        """The names that come with this package."""
+        raise NotImplementedError
+
+    @classmethod
+    def found(cls, name: object, code: Code | None) -> Found | None:
+        """What a name stands for, if anything."""
+        if not isinstance(name, str):
+            return None
+        own = cls.ours().get(name)
+        if own is None and code is not None:
+            own_class = code.fitting(cls.role).get(name)
+            return None if own_class is None else cls.of_class(name, own_class)
+        return own
+
+    @classmethod
+    def of_class(cls, name: str, kind: Any) -> Found:
+        """What somebody's own class stands for."""
+        return Found(kind.Settings, kind)
+
+    @classmethod
+    def all(cls, code: Code | None) -> dict[str, Found]:
+        """Everything that can be named."""
+        own = {} if code is None else code.fitting(cls.role)
+        return {**cls.ours(), **{name: cls.of_class(name, kind) for name, kind in own.items()}}
+
+
+ChosenT = TypeVar("ChosenT", bound=Chosen)
+
+
+class DataConfig(Chosen):
+    """Which images or vectors: bundled, prepared by `aiqn data prepare` (`path` is their folder), or somebody's own."""
+
+    role, usual = "data", "digits"
+
+    def __init__(self, name: str | None = None, path: str | None = None, **settings: Any) -> None:
+        given: dict[str, Any] = settings if path is None else {"path": path, **settings}
+        super().__init__(name, **given)
+
+    @classmethod
+    def ours(cls) -> Mapping[str, Found]:
+        """The bundled data; every other word is a name of prepared data."""
+        return {name: Found(Stored, None) for name in BUNDLED_DATA}
+
+    @classmethod
+    def found(cls, name: object, code: Code | None) -> Found | None:
+        """Also of prepared data, which are looked for when they are loaded."""
+        mine = code is not None and isinstance(name, str) and name.startswith(f"{code.name}.")
+        known = super().found(name, code)
+        return Found(Stored, None) if known is None and isinstance(name, str) and not mine else known
+
+    @property
+    def of_vectors(self) -> bool:
+        """Whether the data are vectors; otherwise they are images."""
+        return self.name in VECTOR_DATA if self.thing is None else self.thing.data == "vectors"
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether they are files that `aiqn data prepare` wrote."""
+        return self.thing is None and self.name not in BUNDLED_DATA
+
+
+def of_vectors(mapping: Mapping[str, Any]) -> bool:
+    """Whether the data of a recorded configuration are vectors, as far as its code is imported."""
+    recorded, name = mapping.get("code"), mapping["data"]["name"]
+    code = codes.loaded(recorded.get("hash")) if isinstance(recorded, Mapping) else None
+    found = DataConfig.found(name, code)
+    return name in VECTOR_DATA if found is None or found.thing is None else found.thing.data == "vectors"
+
+
+class ModelConfig(Chosen):
+    """A method by name with its own settings; those of another one are refused."""
+
+    role, usual = "model", "pixeliqn"
+
+    @classmethod
+    def ours(cls) -> Mapping[str, Found]:
+        """Our six, the table in `aiqn_core.models.settings`."""
+        return {name: Found(kind.settings, kind) for name, kind in MODELS.items()}
+
+    @classmethod
+    def found(cls, name: object, code: Code | None) -> Found | None:
+        """Also those of installed packages."""
+        known = super().found(name, code)
+        return _installed().get(name) if known is None and isinstance(name, str) else known
+
+    @classmethod
+    def of_class(cls, name: str, kind: Any) -> Found:
+        """What is known of somebody's class, gathered from it."""
+        metrics: tuple[Metric, ...] = tuple(getattr(kind, "metrics", ()))
+        unit = getattr(kind, "loss_unit", None)
+        own = (loss_metric(unit), *metrics)
+        own_loss, data = getattr(kind, "Loss", None), getattr(kind, "data", None)
+        alone = getattr(kind, "one_worker", "")
+        known = Kind(name, kind.Settings, lambda: kind, lambda *_: own, own_loss, data, alone)
+        return Found(kind.Settings, known)
+
+    @classmethod
+    def preset(cls, size: str, *, name: str, **changes: Any) -> Self:
         """The paper's two sizes: 15 blocks of 128 planes ("small"), 20 blocks of 256 planes ("large").
 
         Parameters at 3 channels: small 12,267,904 (pixelcnn) and 11,495,299 (pixeliqn), large 57,474,816 and
@@ -161,106 +184,79 @@ class ModelConfig:
         sizes = {"small": {"layers": 15, "planes": 128}, "large": {"layers": 20, "planes": 256}}
         if size not in sizes:
             raise ConfigError([Problem("preset", one_of(size, sizes))])
-        return cls(**{"name": name, "kernel": 5, "skip_planes": 1024, **sizes[size], **changes})
+        return cls(name, **{"kernel": 5, "skip_planes": 1024, **sizes[size], **changes})
+
+    @property
+    def kind(self) -> Kind:
+        """What is known of the method."""
+        kind: Kind = self.thing
+        return kind
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the method is told the class of each image."""
+        return getattr(self.settings, "conditional", False) is True
 
 
-@dataclass(frozen=True)
-class LossConfig:
-    """Of the quantile losses: the Huber threshold kappa (0 is the plain loss), and how tau is drawn.
-
-    kappa is in units of the pixel range, or of the vectors. Up to half a level it changes no rounded pixel; on
-    continuous vectors every kappa above 0 narrows the distribution. stratified: tau at one place over the batch falls
-    once into each of equal intervals; antithetic: tau and 1 - tau.
-    """
-
-    kappa: NonNegative | None = None
-    tau_sampling: Literal["uniform", "stratified", "antithetic"] | None = None
-
-
-OPTIMIZER_DEFAULTS: dict[str, dict[str, float]] = {
-    "rmsprop": {"alpha": 0.99, "momentum": 0.0, "eps": 1e-8},
-    # TensorFlow's at the time of the paper: eps inside the root, accumulator from 1, lr inside the momentum
-    "rmsprop_tf": {"alpha": 0.9, "momentum": 0.0, "eps": 1e-10, "initial_accumulator": 1.0},
-    "adam": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
-    "sgd": {"momentum": 0.0},
-}
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Chosen):
     """An optimiser by name with its own arguments; those of another optimiser are refused."""
 
-    name: Literal["rmsprop", "rmsprop_tf", "adam", "sgd"] = "adam"
-    lr: Positive = 1e-4
-    momentum: Fraction | None = None
-    alpha: Fraction | None = None
-    beta1: Fraction | None = None
-    beta2: Fraction | None = None
-    eps: Positive | None = None
-    initial_accumulator: NonNegative | None = None
+    role, usual = "optimizer", "adam"
 
-    def __post_init__(self) -> None:
-        own = OPTIMIZER_DEFAULTS[self.name]
-        for f in dataclasses.fields(self)[2:]:
-            value = getattr(self, f.name)
-            if value is not None and f.name not in own:
-                message = f"saw {shown(value)}, but {self.name} has no {f.name}; it has: lr, {', '.join(own)}"
-                raise ConfigError([Problem(f.name, message)])
-            if value is None and f.name in own:
-                object.__setattr__(self, f.name, own[f.name])  # so that the recorded configuration is complete
+    @classmethod
+    def ours(cls) -> Mapping[str, Found]:
+        """Those of torch, and TensorFlow's RMSProp."""
+        return {name: Found(kind, None) for name, kind in OPTIMIZERS.items()}
 
 
-PAPER_BOUNDARIES, PAPER_FACTORS = (120_000, 180_000), (0.3, 0.1)
+class ScheduleConfig(Chosen):
+    """The learning rate over the steps: a schedule by name with its own settings."""
+
+    role, usual = "schedule", "constant"
+
+    @classmethod
+    def ours(cls) -> Mapping[str, Found]:
+        """Those of `aiqn_core.schedules`."""
+        return {name: Found(kind, None) for name, kind in SCHEDULES.items()}
+
+    @classmethod
+    def of_class(cls, name: str, kind: Any) -> Found:
+        """A schedule is its own settings."""
+        return Found(kind, None)
+
+    @property
+    def follows_steps(self) -> bool:
+        """Whether a longer training differs from its start; of a schedule that does not say so, it does."""
+        return bool(getattr(self.settings, "follows_steps", True))
 
 
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """Learning rate over steps: constant, or `lr * factors[i]` from step `boundaries[i]` on.
-
-    paper_decay is the paper's regime: with lr 1e-4, 1e-4 for 120K steps, 3e-5 for 60K, 1e-5 after (appendix).
-    Without boundaries, decay keeps its proportions for 300K steps at any number of steps: 40 % and 60 %.
-    """
-
-    name: Literal["constant", "decay", "paper_decay"] = "constant"
-    boundaries: tuple[Annotated[int, Range(low=1)], ...] | None = None
-    factors: tuple[Positive, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.name == "constant":
-            for key in ("boundaries", "factors"):
-                if getattr(self, key) is not None:
-                    raise ConfigError([Problem(key, f"saw {getattr(self, key)!r}, but a constant schedule has none")])
-            return
-        if self.name == "paper_decay":
-            for key, value in (("boundaries", PAPER_BOUNDARIES), ("factors", PAPER_FACTORS)):
-                if getattr(self, key) not in (None, value):
-                    message = f"saw {list(getattr(self, key))}, but paper_decay has {list(value)}; use decay for others"
-                    raise ConfigError([Problem(key, message)])
-                object.__setattr__(self, key, value)
-        if self.factors is None:
-            object.__setattr__(self, "factors", PAPER_FACTORS)
-        if self.boundaries is not None and self.factors is not None:
-            if len(self.boundaries) != len(self.factors):
-                message = (
-                    f"saw {len(self.factors)} factors for {len(self.boundaries)} boundaries, expected one for each"
-                )
-                raise ConfigError([Problem("factors", message)])
-            if list(self.boundaries) != sorted(set(self.boundaries)):
-                raise ConfigError([Problem("boundaries", f"saw {list(self.boundaries)}, expected increasing steps")])
-        elif self.factors is not None and len(self.factors) != 2:
-            raise ConfigError([Problem("boundaries", f"missing; {len(self.factors)} factors need as many boundaries")])
+@functools.cache
+def _installed() -> dict[str, Found]:
+    """The methods of installed packages: entry points of the group `aiqn.methods`."""
+    found = {}
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        kind = point.load()
+        if lacks := codes.lacking("model", kind):
+            raise ConfigError([Problem("model.name", f"saw {point.name!r} of {point.value}, a class without {lacks}")])
+        found[point.name] = ModelConfig.of_class(point.name, kind)
+    return found
 
 
-@dataclass(frozen=True)
-class LoopConfig:
+class LoopConfig(Settings):
     """The training loop: steps, images or vectors per step, averaging of the weights."""
 
     steps: Count = 1000
+    """Optimiser steps."""
     batch_size: Count = 32
+    """Images or vectors in each."""
     ema_decay: Fraction = 0.9999
+    """Memory of the averaged weights, which are what samples are drawn with."""
     ema_warmup: bool = True
+    """Whether that memory grows as (1 + t) / (10 + t) at first."""
     clip_norm: Positive | None = None
-    log_every: Count | None = None  # None: about a hundred points over the training
+    """Largest norm of the gradient; left out, no limit."""
+    log_every: Count | None = None
+    """Steps between two records of the loss; left out, about a hundred over the training."""
 
 
 # Below this side the last map of the network is a single, nearly dead cell: scores measure next to nothing. At 32
@@ -268,27 +264,35 @@ class LoopConfig:
 LEAST_SIDES = {"efficientnet-lite0": 64}
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """When and how samples are scored. `features`, `size` (the side in pixels they see) and `splits` are of images.
-
-    `reference` is how many real images (of the training set) or vectors (held out) samples are compared with.
-    `extrapolate` adds the distance of infinitely many samples, also of images; the finals of a sweep have it.
-    `inception` is the file of that network's weights; left out, the one that the environment names.
-    """
+class EvaluateConfig(Settings):
+    """When and how samples are scored. `features`, `size` and `splits` are of images."""
 
     every: Count = 1000
-    at: tuple[Count, ...] | None = None  # further steps; a sweep adds those at which its pruner decides
-    samples: Annotated[int, Range(low=3)] = 512
-    features: Literal["lite0", "inception"] | None = None
+    """Steps between two evaluations."""
+    at: tuple[Count, ...] | None = None
+    """Further steps; a sweep adds those at which its pruner decides."""
+    samples: Annotated[int, Field(ge=3)] = 512
+    """How many are drawn."""
+    features: str | None = None
+    """What sees the images: lite0, inception, or an extractor of your own code."""
     inception: str | None = None
-    size: Annotated[int, Range(low=LEAST_SIDES["efficientnet-lite0"])] | None = None
-    reference: Annotated[int, Range(low=2)] = 10_000
+    """The file of that network's weights; left out, the one that the environment names."""
+    size: Annotated[int, Field(ge=LEAST_SIDES["efficientnet-lite0"])] | None = None
+    """The side in pixels of what lite0 sees."""
+    reference: Annotated[int, Field(ge=2)] = 10_000
+    """How many real images (of the training set) or vectors (held out) samples are compared with."""
     splits: Count | None = None
+    """Parts of the inception score."""
     extrapolate: bool | None = None
-    initial: bool = False  # also score the untrained model, at step 0
-    keep_weights: bool = False  # keep the averaged weights of every evaluation, to watch images form
-    seed: int = 0  # of tau and labels: the same for all trials, so that rankings share their sampling noise
+    """Adds the distance of infinitely many samples, of images; the finals of a sweep have it."""
+    initial: bool = False
+    """Also score the untrained model, at step 0."""
+    keep_weights: bool = False
+    """Keep the averaged weights of every evaluation, to watch images form."""
+    also: tuple[str, ...] = ()
+    """Further metrics, of your own code."""
+    seed: int = 0
+    """Of tau and labels: the same for all trials, so that rankings share their sampling noise."""
 
 
 IMAGE_EVALUATION: dict[str, Any] = {"features": "lite0", "splits": 10, "extrapolate": False}
@@ -312,41 +316,48 @@ def score_names(features: str) -> ScoreNames:
     return ScoreNames(f"fd_{features}", f"is_{features}", f"kd_{features}", f"coverage_{features}")
 
 
+class NoLoss(Settings):
+    """Of a method whose loss has no settings."""
+
+
+def LossConfig(**settings: Any) -> QuantileLoss:
+    """The settings of a quantile loss of images."""
+    return parse(QuantileLoss, settings)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides the numbers of one training; it knows which data, model and scores go together."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: Any = None  # None: as the model has it by default
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: LoopConfig = field(default_factory=LoopConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     seed: int = 0
+    code: Code | None = None
 
     def __post_init__(self) -> None:
         self._check_kind()
-        defaults: dict[str, Any] = {"kappa": 0.0 if self.of_vectors else KAPPA, "tau_sampling": "uniform"}
-        given = {key: value for key in defaults if (value := getattr(self.loss, key)) is not None}
-        if self.model.name not in LIKELIHOODS:
-            object.__setattr__(self, "loss", LossConfig(**{**defaults, **given}))
-        elif given:
-            key, value = next(iter(given.items()))
-            message = f"saw {shown(value)}, but {self.model.name} is trained by likelihood and has no {key}"
-            raise ConfigError([Problem(f"loss.{key}", message)])
+        loss = self.model.kind.loss or NoLoss
+        if not isinstance(self.loss, loss):
+            object.__setattr__(self, "loss", loss())
         if self.evaluate.splits is not None and self.evaluate.samples < self.evaluate.splits:
             message = f"saw {self.evaluate.splits}, expected at most evaluate.samples = {self.evaluate.samples}"
             raise ConfigError([Problem("evaluate.splits", message)])
+        self._check_also()
 
     def _check_kind(self) -> None:
         """Refuse a model, or settings of the evaluation, that the data are not made for; complete those of images."""
         kinds = {False: "images", True: "vectors"}
-        if (self.model.name in VECTOR_MODELS) != self.of_vectors:
-            valid = [name for name in MODEL_DEFAULTS if (name in VECTOR_MODELS) == self.of_vectors]
+        own = kinds[self.of_vectors]
+        if self.model.kind.data not in (None, own):
+            valid = [name for name, found in ModelConfig.all(self.code).items() if found.thing.data in (None, own)]
             message = (
                 f"saw {self.model.name!r}, a model of {kinds[not self.of_vectors]}, but {self.data.name} is data of"
-                f" {kinds[self.of_vectors]}; valid: {', '.join(valid)}"
+                f" {own}; valid: {', '.join(valid)}"
             )
             raise ConfigError([Problem("model.name", message)])
         if not self.of_vectors:
@@ -360,72 +371,219 @@ class TrainConfig:
                 raise ConfigError([Problem(f"evaluate.{key}", message)])
 
     def _complete_evaluation(self) -> None:
-        given = {key: value for key, value in vars(self.evaluate).items() if value is not None}
-        evaluate = EvaluateConfig(**{**IMAGE_EVALUATION, "size": SIDES[given.get("features", "lite0")], **given})
-        if evaluate.features == "inception" and evaluate.size != SIDES["inception"]:
+        given = {key: value for key, value in dict(self.evaluate).items() if value is not None}
+        features = given.get("features", "lite0")
+        if features not in SIDES and features not in ({} if self.code is None else self.code.fitting("features")):
+            told = codes.unknown(features, "features", list(SIDES), self.code)
+            raise ConfigError([Problem("evaluate.features", told)])
+        if features not in SIDES and "size" in given:
+            message = f"saw {given['size']}, but {features} takes images as they are; leave it out"
+            raise ConfigError([Problem("evaluate.size", message)])
+        evaluate = EvaluateConfig(**{**IMAGE_EVALUATION, "size": SIDES.get(features), **given})
+        if features == "inception" and evaluate.size != SIDES["inception"]:
             message = f"saw {evaluate.size}, but Inception sees {SIDES['inception']} pixels a side; leave it out"
             raise ConfigError([Problem("evaluate.size", message)])
-        if evaluate.features != "inception" and evaluate.inception is not None:
+        if features != "inception" and evaluate.inception is not None:
             message = f"saw {shown(evaluate.inception)}, but the features are {evaluate.features}; leave it out"
             raise ConfigError([Problem("evaluate.inception", f"{message}, or set evaluate.features: inception")])
         object.__setattr__(self, "evaluate", evaluate)
 
+    def _check_also(self) -> None:
+        known = {} if self.code is None else self.code.fitting("metric")
+        for i, name in enumerate(self.evaluate.also):
+            if name not in known:
+                raise ConfigError([Problem(f"evaluate.also[{i}]", codes.unknown(name, "metric", [], self.code))])
+
     @property
     def of_vectors(self) -> bool:
         """Whether the data are vectors; otherwise they are images."""
-        return self.data.name in VECTOR_DATA
+        return self.data.of_vectors
+
+    @property
+    def features_name(self) -> str:
+        """The ending of the metrics that are computed with the features of an evaluation of images."""
+        features = self.evaluate.features or "lite0"
+        return features if features in SIDES or self.code is None else str(self.code.classes()[features].name)  # type: ignore[attr-defined]
+
+    @property
+    def also(self) -> tuple[Metric, ...]:
+        """The facts of the further metrics, in the order of `evaluate.also`."""
+        classes: dict[str, Any] = {} if self.code is None else dict(self.code.classes())
+        return tuple(classes[name].metric for name in self.evaluate.also)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The facts of what an evaluation measures, the distance first; not of times, counts and ends of error bars."""
-        return metrics_of(self)
+        common = vector_metrics() if self.of_vectors else image_metrics(*score_names(self.features_name))
+        loss = None if isinstance(self.loss, NoLoss) else self.loss
+        return (*common, *self.model.kind.metrics(self.model.settings, loss, common[0]), *self.also)
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
         """The configuration of a nested mapping; raises ConfigError with every unknown key and bad value."""
-        return parse(cls, mapping)
+        if not isinstance(mapping, Mapping):
+            raise ConfigError([Problem("", f"saw {shown(mapping)}, expected a mapping with keys among: {_KEYS}")])
+        problems: list[Problem] = []
+        code = _code_of(mapping, problems)
+        values: dict[str, Any] = {"code": code}
+        for key, value in mapping.items():
+            if key in NAMED:
+                found = _choose(NAMED[key], value, key, code, problems)
+                values[key] = None if found is None else _made(NAMED[key], found)
+            elif key in PLAIN:
+                values[key] = _parsed(PLAIN[key], value, key, problems)
+            elif key == "loss":
+                values[key] = _loss(mapping, code, problems)
+            elif key == "seed":
+                values[key] = value
+                if type(value) is not int:
+                    problems.append(Problem(key, f"saw {shown(value)}, expected an integer"))
+            elif key != "code":
+                problems.append(Problem(str(key), f"unknown key; {nearest(key, (*SECTIONS, 'seed'))}"))
+        if problems:
+            raise ConfigError(problems)
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """A nested dictionary of plain JSON values; `from_dict` gives the same configuration back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        sections: dict[str, Any] = {
+            key: value.to_dict() if isinstance(value := getattr(self, key), Chosen) else written(value)
+            for key in SECTIONS
+        }
+        return {**sections, "seed": self.seed, **({} if self.code is None else {"code": self.code.recorded()})}
 
 
-def metrics_of(config: TrainConfig) -> tuple[Metric, ...]:
-    """What an evaluation of this configuration reports, in one table for all models."""
-    likelihood = config.model.name in LIKELIHOODS
-    if config.of_vectors:
-        held_out = (Metric("test_nll", "minimize", "nats per vector"),) if likelihood else ()
-        return (*vector_metrics(), loss_metric(loss_unit(config)), *held_out)
-    assert config.evaluate.features is not None  # completed for images
-    names = score_names(config.evaluate.features)
-    (distance, *others), variance = image_metrics(*names), config.model.latent_variance
-    scores = (distance, *others, loss_metric(loss_unit(config)))
-    if config.model.name == "pixelcnn":
-        return (*scores, Metric("bits_per_dim", "minimize", "bits per sub-pixel", low=0))
-    if config.model.name == "pixeliqn":
-        return (*scores, Metric("calibration_error", "minimize", "probability", low=0, high=1))
-    unit = f"nats per image, at latent variance {variance:g}"
-    decoded = [f"reconstruction_{names.distance}", *([f"prior_{names.distance}"] * (config.model.name == "aiqn_vae"))]
-    return (
-        *scores,
-        *(Metric(name, "minimize", distance.unit, low=0) for name in decoded),
-        Metric("squared_error", "minimize", "squared pixel range per sub-pixel", low=0),
-        Metric("kl", "minimize", unit, low=0),
-    )
+NAMED: dict[str, type[Chosen]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+}
+PLAIN: dict[str, type[Settings]] = {"train": LoopConfig, "evaluate": EvaluateConfig}
+SECTIONS = ("data", "model", "loss", "optimizer", "schedule", "train", "evaluate")  # seeds are given to trials
+_KEYS = ", ".join((*SECTIONS, "seed"))
 
 
-def loss_unit(config: TrainConfig) -> str:
-    """What one unit of the training loss is, with every setting that changes its meaning."""
-    model, loss = config.model, config.loss
-    likelihoods = {"pixelcnn": "nats per sub-pixel", "made": "nats per vector"}
-    if model.name in likelihoods:
-        return likelihoods[model.name]
-    quantiles = f"Huber quantile loss at kappa {loss.kappa or 0:g}, tau {loss.tau_sampling}"
-    if model.latent is None:
-        return f"{quantiles}, of {'vectors' if config.of_vectors else 'pixels'}"
-    weighed = f"squared error + {model.kl_weight:g} KL at latent variance {model.latent_variance:g}"
-    detached = "detached" if model.detach else "not detached"
-    return weighed if model.name == "vae" else f"{weighed}, + {quantiles}, of codes, {detached}"
+def _code_of(mapping: Mapping[str, Any], problems: list[Problem]) -> Code | None:
+    """The code that a configuration names by its hash; it was imported by who loaded the sweep, or begins a trial."""
+    recorded = mapping.get("code")
+    if recorded is None:
+        return None
+    code = codes.inherited(recorded.get("hash")) if isinstance(recorded, Mapping) else None
+    if code is None:
+        seen = recorded if isinstance(recorded, str) else dict(recorded)
+        problems.append(Problem("code", f"saw {shown(seen)}, which is not imported here; load it from its run folder"))
+    return code
+
+
+def _made(kind: type[ChosenT], values: tuple[str, BaseModel, Any]) -> ChosenT:
+    made = object.__new__(kind)
+    for key, value in zip(("name", "settings", "thing"), values, strict=True):
+        object.__setattr__(made, key, value)
+    return made
+
+
+def choose(kind: type[ChosenT], mapping: Mapping[str, Any], section: str) -> ChosenT:
+    """One section of a configuration by itself; raises ConfigError."""
+    problems: list[Problem] = []
+    found = _choose(kind, mapping[section], section, _code_of(mapping, problems), problems)
+    if problems or found is None:
+        raise ConfigError(problems)
+    return _made(kind, found)
+
+
+def _choose(
+    kind: type[Chosen], mapping: object, path: str, code: Code | None, problems: list[Problem]
+) -> tuple[str, BaseModel, Any] | None:
+    """Name, settings and thing of a section; notes what is wrong with it."""
+    if isinstance(mapping, str):
+        mapping = {"name": mapping}  # `schedule: decay` is short for `schedule: {name: decay}`
+    known = all_keys(kind, code)
+    if not isinstance(mapping, Mapping):
+        names = ", ".join(("name", *known))
+        problems.append(Problem(path, f"saw {shown(mapping)}, expected a mapping with keys among: {names}"))
+        return None
+    name = mapping.get("name")
+    name = kind.usual if name is None else name
+    before, found = len(problems), kind.found(name, code)
+    if found is None:
+        ours = list(kind.ours())
+        told = (
+            f"saw {shown(name)}, expected a string"
+            if not isinstance(name, str)
+            else codes.unknown(name, kind.role, ours, code)
+        )
+        told = one_of(name, kind.all(code)) if not isinstance(name, str) and kind is not DataConfig else told
+        problems.append(Problem(join(path, "name"), told))
+    own = fields((found or kind.ours()[kind.usual]).settings)
+    given = {}
+    for key, value in mapping.items():
+        if key == "name":
+            continue
+        if key in own:
+            given[key] = value
+        elif key not in known:
+            problems.append(
+                Problem(join(path, key), f"unknown key; {nearest(key, ('name', *(own if found else known)))}")
+            )
+        elif found is not None and value is not None and (join(path, key), value) not in WRITTEN_ALWAYS:
+            message = f"saw {shown(value)}, but {name} has no {key}; it has: {', '.join(own) or 'no settings'}"
+            problems.append(Problem(join(path, key), message))
+    settings = _parsed((found or kind.ours()[kind.usual]).settings, given, path, problems)
+    if found is None or settings is None or len(problems) > before:
+        return None
+    return str(name), settings, found.thing
+
+
+def _parsed(kind: type[BaseModel], mapping: object, path: str, problems: list[Problem]) -> Any:
+    try:
+        return parse(kind, mapping, path)
+    except ConfigError as error:
+        problems += error.problems
+        return None
+
+
+def _loss(mapping: Mapping[str, Any], code: Code | None, problems: list[Problem]) -> Any:
+    """The settings of the loss, as the model has them."""
+    written_, model = mapping["loss"], mapping.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else model
+    found = ModelConfig.found(ModelConfig.usual if name is None else name, code)
+    own = QuantileLoss if found is None else found.thing.loss
+    if own is not None or not isinstance(written_, Mapping):
+        return _parsed(own or NoLoss, written_, "loss", problems)
+    for key, value in written_.items():
+        if key not in loss_keys(code):
+            problems.append(Problem(join("loss", key), f"unknown key; {nearest(key, loss_keys(code))}"))
+        elif value is not None:
+            message = f"saw {shown(value)}, but {name} has no {key} in its loss; leave it out"
+            problems.append(Problem(join("loss", key), message))
+    return None
+
+
+def all_keys(kind: type[Chosen], code: Code | None = None) -> dict[str, Any]:
+    """Every key that anything of a section has, with its type; where types differ, that of somebody's own class."""
+    return {key: hint_of(f) for found in kind.all(code).values() for key, f in fields(found.settings).items()}
+
+
+def loss_keys(code: Code | None = None) -> dict[str, Any]:
+    """The same of the section `loss`."""
+    losses = [found.thing.loss for found in ModelConfig.all(code).values() if found.thing.loss is not None]
+    return {key: hint_of(f) for loss in losses for key, f in fields(loss).items()}
+
+
+def key_types(code: Code | None = None) -> dict[str, Any]:
+    """Every dotted key of a configuration with its type without bounds; a section is a `dict`."""
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        found[section] = dict
+        if section in NAMED:
+            hints = {"name": str, **all_keys(NAMED[section], code)}
+        elif section in PLAIN:
+            hints = {key: hint_of(f) for key, f in fields(PLAIN[section]).items()}
+        else:
+            hints = loss_keys(code)
+        found |= {f"{section}.{key}": plain(hint) for key, hint in hints.items()}
+    return {**found, "seed": int}
 
 
 def config_hash(mapping: Mapping[str, Any]) -> str:
@@ -434,120 +592,48 @@ def config_hash(mapping: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-LONGEST_VALUE = 200  # characters of a value in a message
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it: of one that is long the beginning and the end."""
-    text = repr(value)
-    half = LONGEST_VALUE // 2
-    return text if len(text) <= LONGEST_VALUE else f"{text[:half]} ... {text[-half:]}"
-
-
-def nearest(word: object, valid: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
-    """ "did you mean ...?" where something is close, then all that is valid."""
-    names = [str(name) for name in valid]
-    close = difflib.get_close_matches(str(word), names, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"valid: {', '.join(names)}"
-
-
-def one_of(value: object, valid: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
-    """The message for a word that is not among the valid ones."""
-    return f"saw {shown(value)}; {nearest(value, valid)}"
-
-
-def parse(cls: type[T], mapping: object, path: str = "") -> T:
-    """An instance of a settings dataclass; raises ConfigError with all problems, each with its dotted path."""
-    problems: list[Problem] = []
-    value = _parse_section(cls, mapping, path, problems)
-    if problems:
-        raise ConfigError(problems)
-    return value
-
-
-def _parse_section(cls: Any, mapping: object, path: str, problems: list[Problem]) -> Any:
-    hints = get_type_hints(cls, include_extras=True)
-    if isinstance(mapping, str) and "name" in hints:
-        mapping = {"name": mapping}  # `schedule: decay` is short for `schedule: {name: decay}`
-    if not isinstance(mapping, Mapping):
-        problems.append(Problem(path, f"saw {shown(mapping)}, expected a mapping with keys among: {', '.join(hints)}"))
-        return None
-    before, values = len(problems), {}
-    for key, value in mapping.items():
-        if key not in hints:
-            problems.append(Problem(join(path, key), f"unknown key; {nearest(key, hints)}"))
-        else:
-            values[key] = _parse_value(hints[key], value, join(path, key), problems)
-    if len(problems) > before:
-        return None
-    try:
-        return cls(**values)
-    except ConfigError as error:  # what only the whole section can tell
-        problems.extend(Problem(join(path, problem.path), problem.message) for problem in error.problems)
-        return None
-
-
-def _parse_value(hint: Any, value: object, path: str, problems: list[Problem]) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _parse_section(hint, value, path, problems)
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _parse_value(next(arg for arg in args if arg is not type(None)), value, path, problems)
-    if origin is tuple:
-        if isinstance(value, (list, tuple)) and value:
-            return tuple(_parse_value(args[0], item, f"{path}[{i}]", problems) for i, item in enumerate(value))
-        problems.append(Problem(path, f"saw {shown(value)}, expected a list of {_kind(args[0])}"))
-    elif origin is Literal:
-        if value in args and isinstance(value, str):
-            return value
-        problems.append(Problem(path, one_of(value, args)))
-    else:
-        kind, bounds = (args[0], args[1]) if origin is Annotated else (hint, Range())
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is kind and (not isinstance(value, int | float) or (math.isfinite(value) and value in bounds)):
-            return value
-        problems.append(Problem(path, f"saw {shown(value)}, expected {_kind(hint)}"))
-    return None
-
-
-def _kind(hint: Any) -> str:
-    kind, bounds = (get_args(hint)[0], str(get_args(hint)[1])) if get_origin(hint) is Annotated else (hint, "")
-    name = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}[kind]
-    return f"{name} {bounds}".strip()
-
-
-def join(path: str, key: object) -> str:
-    """The dotted path of a key below `path`."""
-    return f"{path}.{key}" if path else str(key)
-
-
-def dotted(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested mapping as (dotted path, value)."""
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            yield from dotted(value, join(path, key))
-        else:
-            yield join(path, key), value
-
-
 def settled(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves that are neither null nor the default, to compare configurations by.
+    """The leaves that are neither null nor the default of what is named, to compare configurations by.
 
-    An earlier version has not written the settings that it did not know; it trained as by their defaults.
+    An earlier version has not written the settings that it did not know; it trained as by their defaults. Of somebody's
+    class whose code is not imported nothing is a default.
     """
-    defaults = _dotted_defaults()
-    return {path: value for path, value in dotted(mapping) if value not in (None, defaults.get(path))}
+    recorded = mapping.get("code")
+    code = codes.loaded(recorded.get("hash")) if isinstance(recorded, Mapping) else None
+    defaults = dict(WRITTEN_ALWAYS)
+    defaults |= {path: value for section in mapping for path, value in _defaults(mapping, section, code)}
+    return {path: value for path, value in dotted(mapping) if value is not None and value != defaults.get(path, _NEVER)}
 
 
-def section_defaults() -> dict[str, dict[str, Any]]:
-    """Section -> key -> default, as they are written in the classes, before one setting fills in another."""
-    sections = {name: kind for name, kind in get_type_hints(TrainConfig).items() if dataclasses.is_dataclass(kind)}
-    return {name: {f.name: f.default for f in dataclasses.fields(kind)} for name, kind in sections.items()}
+_NEVER = object()
+WRITTEN_ALWAYS = [("model.conditional", False)]  # by earlier versions, for models that cannot be conditional too
+
+
+def _defaults(mapping: Mapping[str, Any], section: str, code: Code | None) -> Iterator[tuple[str, Any]]:
+    kind: type[BaseModel] | None = PLAIN.get(section)
+    if section in NAMED:
+        yield f"{section}.name", NAMED[section].usual
+        named = mapping[section]
+        name = named.get("name") if isinstance(named, Mapping) else named
+        found = NAMED[section].found(name or NAMED[section].usual, code)
+        kind = None if found is None else found.settings
+    elif section == "loss":
+        model = mapping.get("model")
+        name = model.get("name") if isinstance(model, Mapping) else model
+        found = ModelConfig.found(name or ModelConfig.usual, code)
+        kind = None if found is None else found.thing.loss
+    yield from () if kind is None else ((f"{section}.{key}", value) for key, value in _own_defaults(kind).items())
 
 
 @functools.cache
-def _dotted_defaults() -> dict[str, Any]:
-    return dict(dotted(section_defaults()))
+def _own_defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    """The defaults of a class of settings as JSON has them; a key that must be given has none."""
+    filled = {key: f.get_default(call_default_factory=True) for key, f in fields(kind).items() if not f.is_required()}
+    return json.loads(json.dumps(filled, default=str))
+
+
+def section_defaults() -> dict[str, dict[str, Any]]:
+    """What a training has where nothing is written: names, and the settings that have no name."""
+    named: dict[str, dict[str, Any]] = {name: {"name": kind.usual} for name, kind in NAMED.items()}
+    named["data"]["path"] = None
+    return {key: named.get(key) or (written(PLAIN[key]()) if key in PLAIN else {}) for key in SECTIONS}

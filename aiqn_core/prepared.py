@@ -127,7 +127,7 @@ def data_problems(config: DataConfig, *, conditional: bool = False) -> list[Prob
 
     `conditional`: whether the model is told the class, which the images of small ImageNet do not have.
     """
-    if config.name in BUNDLED_DATA:
+    if not config.is_prepared:
         return []
     if not NAME.fullmatch(config.name):
         return [Problem("data.name", f"saw {config.name!r}; {nearest(config.name, KNOWN)}, or prepared data")]

@@ -1,15 +1,12 @@
 """Statistics of real images: computed once, kept on disk, shared by all trials."""
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
 
+from aiqn_core.cache import cache_folder, locked, write_whole
 from aiqn_core.coverage import neighbour_radii
 from aiqn_core.data import image_checksum
 from aiqn_core.features import Extractor, check_images
@@ -81,7 +79,7 @@ def cached_reference(
     """`reference_statistics` of images, kept on disk under a key of their pixels and the extractor's description.
 
     The folder is `cache_dir`, or else $AIQN_CACHE, or else ~/.cache/aiqn. Several processes compute a reference once;
-    a damaged file is computed again. `progress` is told how many of how many images were seen. Raises OSError where
+    a damaged file is computed again. `progress` is told how many of how many images were seen. Raises CacheError where
     the folder cannot be written, ValueError for wrong images.
     """
     check_images(images)
@@ -108,7 +106,6 @@ def _pooled(images: Tensor, extractor: Extractor, progress: Callable[[int, int],
 
 def reference_path(images: Tensor, extractor: Extractor, cache_dir: Path | str | None = None) -> Path:
     """The file that holds the reference of these images."""
-    folder = Path(cache_dir or os.environ.get("AIQN_CACHE") or Path.home() / ".cache" / "aiqn")
     key = {
         "format": CACHE_FORMAT,
         "images": image_checksum(images),
@@ -116,34 +113,7 @@ def reference_path(images: Tensor, extractor: Extractor, cache_dir: Path | str |
         "extractor": extractor.describe(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    return folder / f"reference-{extractor.name}-{digest}.npz"
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file alone, waiting for any process that holds it; the system frees it when a process dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        message = f"{path.parent}: reference statistics cannot be kept here ({error.strerror})"
-        raise OSError(f"{message}; set AIQN_CACHE to a folder that can be written") from error
-    with file:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        yield
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that readers see all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return cache_folder(cache_dir) / f"reference-{extractor.name}-{digest}.npz"
 
 
 def _write_reference(path: Path, reference: Reference) -> None:

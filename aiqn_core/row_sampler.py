@@ -8,7 +8,7 @@ from torch import Tensor
 from aiqn_core.cached_sampler import CachedSampler
 from aiqn_core.layers import GatedBlock, Streams
 from aiqn_core.levels import to_unit
-from aiqn_core.models import PixelCNN, PixelIQN
+from aiqn_core.method import Ordered
 
 
 def update(images: Tensor, level: Tensor, mask: Tensor) -> bool:
@@ -22,7 +22,7 @@ def update(images: Tensor, level: Tensor, mask: Tensor) -> bool:
 class RowSampler(CachedSampler):
     """Fixed-point iteration row by row: fewer and larger products than one for each sub-pixel, but more arithmetic."""
 
-    def __init__(self, model: PixelCNN | PixelIQN) -> None:
+    def __init__(self, model: Ordered) -> None:
         super().__init__(model)
         self.iterations: list[int] = []  # of each row of the last chunk
         block = cast(GatedBlock, self.network.blocks[0])

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -11,10 +11,9 @@ from torch import Tensor
 from aiqn_core.cached_sampler import CachedSampler
 from aiqn_core.levels import to_unit
 from aiqn_core.memory import free_bytes, out_of_memory
-from aiqn_core.models import GatedNetwork, ImageModel, PixelCNN, PixelIQN
+from aiqn_core.method import Coded, Ordered
 from aiqn_core.row_sampler import RowSampler, update
 from aiqn_core.snail_sampler import SnailSampler
-from aiqn_core.vae import VAE, sample_codes
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ MEMORY_BYTES = {"cpu": 2**30, "cuda": 2**32}  # of caches or activations, which 
 
 
 def sample(
-    model: ImageModel,
+    model: Any,
     count: int,
     *,
     tau: Float[Tensor, "count *shape"] | None = None,
@@ -48,11 +47,19 @@ def sample(
 
     Raises ValueError where an argument does not fit the model or the count.
     """
-    if isinstance(model, VAE):
+    if isinstance(model, Coded):
         for name, value in {"label": label, "known": known, "mask": mask}.items():
             if value is not None:
                 raise ValueError(f"{name}: seen, but a VAE draws whole images from codes; leave it out")
-        return sample_codes(model, count, tau=tau, generator=generator)
+        if tau is None:
+            device = None if generator is None else generator.device
+            tau = torch.rand(count, model.latent, generator=generator, device=device)
+        if len(tau) != count:
+            raise ValueError(
+                f"tau: saw shape {tuple(tau.shape)}, expected ({count}, {model.latent}), one for each code"
+            )
+        drawn: Tensor = model.sample(tau)
+        return drawn
     shape = (count, *model.network.image_shape)
     _check(model, shape, tau, label, known, mask, method, batch_size)
     weight = model.network.head.weight
@@ -107,7 +114,7 @@ def _fits(fill: Callable[..., None], images: Tensor, *given: Tensor | None) -> b
 class NaiveSampler:
     """One full forward for each sub-pixel: slow, and right by construction."""
 
-    def __init__(self, model: PixelCNN | PixelIQN) -> None:
+    def __init__(self, model: Ordered) -> None:
         self.model = model
 
     @torch.inference_mode()
@@ -118,7 +125,7 @@ class NaiveSampler:
             here = (..., slice(row, row + 1), slice(column, column + 1))
             own = slice(colour, colour + 1)
             x = to_unit(images, tau.dtype)
-            output = self.model(x, tau, label) if isinstance(self.model, PixelIQN) else self.model(x, label)
+            output = self.model.outputs(x, tau, label)
             level = self.model.icdf(output[here][:, own], tau[here][:, own])
             images[here][:, own] = torch.where(mask[here][:, own], images[here][:, own], level)
 
@@ -126,7 +133,7 @@ class NaiveSampler:
 class JacobiSampler:
     """Full forwards until nothing changes: sub-pixel i is right after at most i + 1 of them, all at once if lucky."""
 
-    def __init__(self, model: PixelCNN | PixelIQN) -> None:
+    def __init__(self, model: Ordered) -> None:
         self.model, self.iterations = model, 0  # of the last chunk
 
     @torch.inference_mode()
@@ -134,7 +141,7 @@ class JacobiSampler:
         """Write every sub-pixel of images (batch, channel, height, width) that is not masked as known."""
         for self.iterations in range(1, images[0].numel() + 2):
             x = to_unit(images, tau.dtype)
-            output = self.model(x, tau, label) if isinstance(self.model, PixelIQN) else self.model(x, label)
+            output = self.model.outputs(x, tau, label)
             if not update(images, self.model.icdf(output, tau), mask):
                 return
 
@@ -146,7 +153,7 @@ def _raster(height: int, width: int, channels: int) -> Iterator[tuple[int, int, 
                 yield row, column, colour
 
 
-def _default_batch_size(network: GatedNetwork, method: Method, count: int) -> int:
+def _default_batch_size(network: Any, method: Method, count: int) -> int:
     """As many images as keep caches (or for naive activations) within MEMORY_BYTES and half of what is free.
 
     Constant while memory is not short: float32 results differ by rounding between batch sizes.
@@ -165,7 +172,7 @@ def _default_batch_size(network: GatedNetwork, method: Method, count: int) -> in
 
 
 def _check(
-    model: PixelCNN | PixelIQN,
+    model: Ordered,
     shape: tuple[int, ...],
     tau: Tensor | None,
     label: Tensor | None,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from aiqn_core.layers import GatedBlock, MaskedConv, Streams, gate
 from aiqn_core.levels import to_unit
-from aiqn_core.models import PixelCNN, PixelIQN
+from aiqn_core.method import Ordered
 from aiqn_core.snail import Attention, SnailBlock, places
 
 
@@ -65,7 +65,7 @@ class _Memory:
 class SnailSampler:
     """Folds the weights once, then fills chunk after chunk."""
 
-    def __init__(self, model: PixelCNN | PixelIQN) -> None:
+    def __init__(self, model: Ordered) -> None:
         self.model, self.network, self.side = model, model.network, model.network.kernel // 2
         self.channels, self.height, self.width = self.network.image_shape
         first, *rest = self.network.blocks

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from aiqn_core.config import LoopConfig, ScheduleConfig, TrainConfig
 from aiqn_core.graphs import Recorder, beside, compiled, graph
-from aiqn_core.models import Model, tau_shape
 from aiqn_core.optimizers import set_rate, settle
 from aiqn_core.parallel import ALONE, Workers
 
@@ -30,8 +29,8 @@ class Steps:
 
     def __init__(
         self,
-        model: Model,
-        ema: Model,
+        model: Any,
+        ema: Any,
         optimizer: torch.optim.Optimizer,
         config: TrainConfig,
         examples: Examples,
@@ -46,6 +45,8 @@ class Steps:
         self.model, self.ema, self.optimizer, self.config = model, ema, optimizer, config
         self.examples, self.labels, self.workers = examples, labels, workers
         self.generator = torch.Generator(examples.device)
+        self.noise = model.noise()
+        self.sampling = getattr(config.loss, "tau_sampling", None)
         # A step of several workers waits for the others on the host.
         self.record = (record or (graph if examples.is_cuda else None)) if workers.size == 1 else None
         self.recorded: _Recorded | None = None
@@ -68,18 +69,18 @@ class Steps:
     def _draw(self, step: int) -> _Batch:
         """The images, quantile levels and labels of a step."""
         self.generator.manual_seed(step_seed(self.config.seed, step))
-        size, shape = self.config.train.batch_size, self.examples.shape[1:]
+        size = self.config.train.batch_size
         # Every worker draws the whole batch, so that it is the same for any number of them.
         rows = self.workers.rows(size)
         index = torch.randint(len(self.examples), (size,), generator=self.generator, device=self.examples.device)[rows]
         batch = self.examples[index]
-        tau = draw_tau(self.config.loss.tau_sampling, (size, *tau_shape(self.config.model, shape)), self.generator)
+        tau = draw_tau(self.sampling, (size, *self.noise), self.generator)
         return _Batch(batch, tau[rows], None if self.labels is None else self.labels[index])
 
     def _apply(self, batch: _Batch, weight: float | Tensor) -> Float[Tensor, ""]:
         """Forward, backward, optimiser, average; nothing here may read the device from the host."""
         config = self.config
-        loss: Tensor = self.loss(batch.examples, batch.tau, batch.label, config.loss.kappa)
+        loss: Tensor = self.loss(batch.examples, batch.tau, batch.label)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         part = len(batch.examples) / config.train.batch_size
@@ -140,11 +141,8 @@ def step_seed(seed: int, step: int) -> int:
 
 def learning_rate(lr: float, schedule: ScheduleConfig, step: int, steps: int) -> float:
     """The learning rate of one step (the first is 0) of `steps`."""
-    if schedule.name == "constant":
-        return lr
-    boundaries = schedule.boundaries or (round(0.4 * steps), round(0.6 * steps))
-    factors = (1.0, *(schedule.factors or ()))
-    return lr * factors[sum(step >= boundary for boundary in boundaries)]
+    factor: float = schedule.factor(step, steps)
+    return lr * factor
 
 
 def ema_weight(config: LoopConfig, step: int) -> float:

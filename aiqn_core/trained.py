@@ -6,8 +6,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from aiqn_core.config import LEAST_SIDES, TrainConfig
-from aiqn_core.models import Model, build_model
+from aiqn_core.code import load_kept
+from aiqn_core.config import LEAST_SIDES, ConfigError, NoLoss, TrainConfig
+from aiqn_core.models.build import build_model
 from aiqn_core.training import (
     CHECKPOINT_FORMAT,
     CheckpointError,
@@ -20,10 +21,11 @@ from aiqn_core.training import (
 class Trained(NamedTuple):
     """A model with its averaged weights on the CPU, ready to sample from, and where it comes from."""
 
-    model: Model
+    model: Any  # a Method
     config: TrainConfig  # scored at the default size where the recorded one is refused by this version
     step: int
     num_classes: int  # of the data; 0 where it has no labels
+    shape: tuple[int, ...] = ()  # of one example: (channel, height, width) or (dimensions,)
     class_counts: tuple[int, ...] = ()  # training images of each class, for a conditional model; equal where unknown
     recorded: Mapping[str, Any] = MappingProxyType({})  # the configuration as it was written
 
@@ -45,12 +47,18 @@ def load_trained(folder: Path | str, step: int | None = None) -> Trained:
         raise CheckpointError(f"{folder}: no weights of step {step}; {seen}")
     newest = folder / "checkpoint.pt"
     content = _read([newest, previous_checkpoint(newest)] if step is None else [kept_weights(folder, step)])
-    config = TrainConfig.from_dict(_readable(content["config"]))
-    model = build_model(config.model, tuple(content["shape"]), content["num_classes"])
+    try:
+        load_kept(folder.resolve().parent.parent, content["config"].get("code"))  # a trial lies in RUN/trials
+        config = TrainConfig.from_dict(_readable(content["config"]))
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    loss = None if isinstance(config.loss, NoLoss) else config.loss
+    model = build_model(config.model, tuple(content["shape"]), content["num_classes"], loss)
     model.load_state_dict(content["ema"])
     model.requires_grad_(False).eval()
     counts = content.get("class_counts") or (1,) * content["num_classes"]  # older versions did not record them
-    return Trained(model, config, content["step"], content["num_classes"], tuple(counts), content["config"])
+    shape = tuple(content["shape"])
+    return Trained(model, config, content["step"], content["num_classes"], shape, tuple(counts), content["config"])
 
 
 def _readable(recorded: dict[str, Any]) -> dict[str, Any]:

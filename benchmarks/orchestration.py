@@ -47,7 +47,7 @@ def metrics(lr: float, step: int) -> dict[str, float]:
 # ---- our stack -------------------------------------------------------------------------------------------------------
 
 
-def train_nothing(config: Any, folder: Any = None, workers: Any = None) -> Iterator[Any]:
+def train_nothing(config: Any, folder: Any = None, workers: Any = None, data: Any = None) -> Iterator[Any]:
     """In place of `aiqn_core.training.train`."""
     from aiqn_core.training import Progress
 

@@ -20,7 +20,7 @@ def config_of(name: str) -> TrainConfig:
     """The small model on images of its size on a GPU, the quickstart's on digits on a CPU."""
     if device().type == "cpu":
         return quickstart(name)
-    model = vars(ModelConfig.preset("small", name=name))
+    model = ModelConfig.preset("small", name=name).to_dict()
     return TrainConfig.from_dict({"data": "patches", "model": model, "train": {"batch_size": 32}})
 
 

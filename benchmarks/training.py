@@ -30,7 +30,7 @@ def images() -> ImageData:
 def state_of(name: str) -> tuple[Steps, int]:
     """The steps of a small model, and the floating-point operations of one."""
     model = ModelConfig.preset("small", name=name)
-    config = TrainConfig.from_dict({"model": vars(model), "train": {"batch_size": BATCH}})
+    config = TrainConfig.from_dict({"model": model.to_dict(), "train": {"batch_size": BATCH}})
     data = images()
     state = new_state(config, data, device())
     steps = steps_of(state, config, data.train.to(device()), None)

@@ -4,6 +4,7 @@ Standard library only. Exceptions are known by package and name, so that neither
 """
 
 import errno
+import os
 from collections.abc import Iterable, Mapping
 from enum import Enum, StrEnum, auto
 from pathlib import Path
@@ -74,7 +75,7 @@ class Policy(NamedTuple):
     again: Again
     own_fault: bool  # of the configuration: training it once more gives the same
     told: str  # what Optuna is told at last: PRUNED ranks worst, FAIL is ignored by the sampler
-    stops: bool  # whether the sweep stops, instead of giving the trial up, once retries are used up
+    stops: bool  # whether the sweep stops, and no trial is given up, where no machine is sound or retries are used up
 
 
 POLICIES = {
@@ -171,6 +172,7 @@ KINDS = {  # by top-level package and name
     "aiqn_core.WorkerLostError": Cause.WORKER_LOST,
     "aiqn_core.ConfigError": Cause.CONFIGURATION,
     "aiqn_core.CacheError": Cause.STORAGE,
+    "aiqn_core.WeightsError": Cause.STORAGE,
     "orchestrator.DataMissingError": Cause.DATA_MISSING,
     "torch.OutOfMemoryError": Cause.GPU_MEMORY,
     "builtins.MemoryError": Cause.HOST_MEMORY,
@@ -185,6 +187,7 @@ WORDS = {  # of RuntimeErrors that have no type of their own
 }
 WORDS_OF_RAY = {"low on memory": Cause.KILLED_FOR_MEMORY, "node has died": Cause.NODE_LOST}
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_TEMPORARY = "No usable temporary directory"  # of tempfile, which names no file
 UNREACHABLE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EROFS, errno.ENOTCONN)
 
 
@@ -202,11 +205,13 @@ def _of_exception(error: BaseException, places: tuple[Path, ...]) -> str:
         return Cause.GPU_FAULT
     if isinstance(error, OSError) and error.errno in FULL:
         return Cause.DISK_FULL
-    if isinstance(error, OSError) and (error.errno in UNREACHABLE or _within(error, places)):
+    if isinstance(error, OSError) and (error.errno in UNREACHABLE or _within(error, places) or NO_TEMPORARY in text):
         return Cause.STORAGE
     return type(error).__name__
 
 
 def _within(error: OSError, places: tuple[Path, ...]) -> bool:
-    """Whether the path of an error lies in one of the places."""
-    return isinstance(error.filename, str) and any(Path(error.filename).is_relative_to(place) for place in places)
+    """Whether a path of an error lies in one of the places."""
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    paths = [Path(os.fsdecode(name)).absolute() for name in names]
+    return any(path.is_relative_to(place) for path in paths for place in places)

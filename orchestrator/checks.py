@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from aiqn_core.config import ConfigError, DataConfig, EvaluateConfig, Problem, TrainConfig, parse, shown
+from aiqn_core.config import ConfigError, DataConfig, EvaluateConfig, Problem, TrainConfig, choose, shown
+from aiqn_core.settings import parse
 from orchestrator.document import Document, ancestors
 from orchestrator.sections import Arm, Final, OwnSections, with_final
 from orchestrator.space import (
@@ -41,7 +42,7 @@ def check_data_is_there(document: Document, arms: dict[str, Arm]) -> None:
     for arm in arms.values():
         with contextlib.suppress(ConfigError):  # told already
             conditional = arm.base["model"].get("conditional") is True
-            for problem in data_problems(parse(DataConfig, arm.base["data"]), conditional=conditional):
+            for problem in data_problems(choose(DataConfig, arm.base, "data"), conditional=conditional):
                 path = f"arms.{arm.name}.{problem.path}"
                 document.complain(path if path in document.origins else problem.path, problem.message)
 
@@ -109,9 +110,9 @@ def _config_problems(own: OwnSections, mapping: Mapping[str, Any]) -> list[Probl
         if count < own.resources.workers:
             message = f"saw {count}, expected at least one for each of resources.workers = {own.resources.workers}"
             problems.append(Problem(key, message))
-    if config.model.latent is not None and own.resources.workers > 1:
+    if config.model.kind.one_worker and own.resources.workers > 1:
         message = f"saw {shown(config.model.name)} with resources.workers = {own.resources.workers}, expected 1 worker"
-        problems.append(Problem("model.name", f"{message}: it normalises over the batch, which workers would split"))
+        problems.append(Problem("model.name", f"{message}: {config.model.kind.one_worker}"))
     reported = [metric.name for metric in config.metrics]
     for metric in (objective.metric for objective in own.search.objectives if objective.metric not in reported):
         message = f"saw {shown(config.model.name)}, which reports no {metric}; expected another search.objective.metric"

@@ -67,6 +67,9 @@ def sweep(
         if dry_run:
             continued = continued_by(loaded, runs)
             describe(loaded, runs, continued)
+            from orchestrator.preflight import check_here
+
+            check_here(loaded, runs)
             return
         within_budget(loaded, runs, yes)
         from orchestrator.supervisor import supervise
@@ -81,7 +84,28 @@ def drive(loaded: "Sweep", runs: Path) -> None:
         from orchestrator.start import train
 
         train(loaded, runs, view_for())
-        conclude(loaded, runs / loaded.name)
+        conclude(runs / loaded.name)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+) -> None:
+    """Train each arm for a few steps and say whether its method is resumable, reproducible and in shape.
+
+    Example: aiqn check examples/flow/sweep.yaml
+    """
+    with plain_errors():
+        from orchestrator.check import check_arms
+        from orchestrator.sweep import load_sweep
+
+        wrong = False
+        for arm, problems in check_arms(load_sweep(file, set_ or ())):
+            print("\n".join(f"{arm}: {told}" for told in problems or ["resumable, reproducible, in shape"]), flush=True)
+            wrong = wrong or bool(problems)
+        if wrong:
+            raise typer.Exit(WRONG_INPUT)
 
 
 @app.command()
@@ -103,6 +127,7 @@ def plan(
     """
     with plain_errors():
         from orchestrator import plan as planning
+        from orchestrator.rehearsal import rehearsal_lines
         from orchestrator.runs import RunFolder
         from orchestrator.sweep import load_sweep
 
@@ -116,6 +141,7 @@ def plan(
         made = planning.make_plan(loaded, rates, basis, gpus)
         planning.store_plan(run, made, rates)
         lines = [*planning.plan_lines(made), *planning.over_budget(made, loaded)]
+        lines += rehearsal_lines(loaded, made.slots)
         print("\n".join(lines + ([continued] if continued else [])))
         print_notes(loaded)
         if calibrate and loaded.resources.gpu:
@@ -434,13 +460,13 @@ def print_notes(loaded: "Sweep") -> None:
         print(note)
 
 
-def conclude(loaded: "Sweep", folder: Path) -> NoReturn:
-    """Print the comparison table and where the page is; exit with what became of the sweep."""
+def conclude(folder: Path) -> NoReturn:
+    """Print the answer and where the page is; exit with what became of the sweep."""
     from orchestrator.runs import RunFolder, load_runs
 
     finished, failed = RunFolder(folder).read_sweep()["finished"], load_runs(folder, State.FAILED)
     with suppress(OSError):  # whoever looked has gone
-        print_end(loaded, folder, failed if finished else [])
+        print_end(folder, failed if finished else [])
     if not finished:
         with suppress(OSError):
             print("Stopped before the end; run the same command again to continue.", file=sys.stderr)
@@ -448,16 +474,16 @@ def conclude(loaded: "Sweep", folder: Path) -> NoReturn:
     raise typer.Exit(TRIALS_FAILED if failed else DONE)
 
 
-def print_end(loaded: "Sweep", folder: Path, failed: "list[Run]") -> None:
-    """The comparison table, the page, the store, and which trials failed."""
+def print_end(folder: Path, failed: "list[Run]") -> None:
+    """The answer, the page, the store, and which trials failed."""
     from orchestrator import shapes
     from orchestrator.runs import RunFolder, read_json
     from orchestrator.status import log_of
     from orchestrator.stores import kept
 
-    table = folder / "report" / "comparison.md"
-    if table.exists():
-        print(f"\n{loaded.question}\n\n{table.read_text()}")
+    answer = folder / "report" / "answer.txt"
+    if answer.exists():
+        print(f"\n{answer.read_text()}")
     print(f"report  {folder / 'report' / 'index.html'}")
     store = kept(RunFolder(folder).read_sweep())
     print(f"MLflow  {store.uri if store.served else f'aiqn ui {folder}'}")

@@ -7,7 +7,7 @@ GAP_SECONDS = 5.0  # of a longer gap between two looks no more is counted: the p
 
 
 class Awake:
-    """Seconds for which this process was awake; it must be looked at every second or so.
+    """Seconds for which this process was awake; whoever counts by it must look at it every second or so.
 
     Monotonic: a clock that is set forward or back changes nothing.
     """

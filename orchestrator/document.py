@@ -7,12 +7,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from aiqn_core.config import join, nearest, shown
-from orchestrator.space import (
-    SECTIONS,
-)
+from aiqn_core.config import NAMED, SECTIONS, join, nearest, shown
 
-KEYS = ("name", *SECTIONS, "search", "arms", "final", "resources", "budget", "tracking", "cluster")
+KEYS = ("name", "code", *SECTIONS, "search", "arms", "final", "resources", "budget", "tracking", "cluster")
 LARGEST_FILE = 2**20  # bytes
 LARGEST_DOCUMENT = 50_000  # values, aliases counted each time they are used
 DEEPEST = 40
@@ -115,6 +112,8 @@ class Document:
         path = path.strip()
         self._override = Where(2**31 + position, f"--set {setting}")
         try:
+            if runs_code(path):
+                raise self.refuse(None, f"{path} says what code is run, and is set in the file alone; write it there")
             if not equals or not path or "" in path.split("."):
                 raise self.refuse(None, "expected key=value, for example --set search.trials=2")
             prefix = f"{path}."
@@ -138,7 +137,7 @@ class Document:
             mapping[key] = value
             return
         below = mapping.get(key)
-        if isinstance(below, str) and (key in SECTIONS or key in ("sampler", "pruner")):
+        if isinstance(below, str) and (key in NAMED or key in ("sampler", "pruner")):
             below = {"name": below}
         if below is not None and not isinstance(below, dict):
             raise self.refuse(None, f"{join(above, key)}: saw {shown(below)}, which holds no keys; expected a mapping")
@@ -228,6 +227,9 @@ class Document:
 
     def _scalar(self, node: yaml.ScalarNode, path: str) -> Any:
         text, tag = node.value, node.tag
+        if "${" in text and runs_code(path):
+            self.complain(path, f"saw {shown(text)}, which says what code is run; expected it without ${{ }}")
+            return None
         if "${" in text:
             text = re.sub(r"\$\$\{|\$\{([^}]*)\}|\$\{", lambda match: self._variable(match, path), text)
             if node.style is None:  # `trials: ${TRIALS}` may be a number, `"${TRIALS}"` is text
@@ -259,6 +261,11 @@ class Document:
 
 _PLAIN = ("str", "map", "seq")
 _RESOLVER = _Yaml12("")
+
+
+def runs_code(path: str) -> bool:
+    """Whether a key names code or a command that is run: never from the environment, or the command line."""
+    return re.match(r"code\b|(arms\..*\.)?command\b", path) is not None
 
 
 def _is_merge(node: yaml.Node) -> bool:

@@ -15,6 +15,7 @@ from orchestrator.control import take_requests
 from orchestrator.ledger import Ledger, Row
 from orchestrator.live import Board, Tally, View
 from orchestrator.machines import Lost, Machines
+from orchestrator.places import places
 from orchestrator.runs import RunFolder, StorageError, read_json, write_bytes, write_json
 from orchestrator.trial import Assignment
 
@@ -31,6 +32,7 @@ class Outside:
     kill: Callable[[str], None]  # ends the process of one of Ray's trials
     interrupted: Callable[[], bool]  # whether a signal asked us to stop
     revive_mirror: Callable[[], None]
+    make_room: Callable[[int], None] = lambda trials: None  # says to a cluster that grows for how many trials
 
 
 class Driver:
@@ -57,7 +59,7 @@ class Driver:
         self.failure: Exception | None = None
         self.spent = Spent(ledger)
         self.steps_at_start = 0.0
-        self.started = self._ticked = self._slow = time.monotonic()
+        self._ticked = self._slow = self.awake.seconds
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles its hooks for a restore that we never ask for."""
@@ -108,7 +110,7 @@ class Driver:
         alive = status.get("state") not in FINISHED
         if self.stopping and alive:
             return  # stays RUNNING in the ledger: the next start continues it
-        end = ending(status, error, silent=silent)
+        end = ending(status, error, silent=silent, places=self.places(trial))
         if alive or end.policy.stops:
             check_space(self.ledger)
         if alive and error is None and self.machines.leaves(trial):
@@ -126,27 +128,43 @@ class Driver:
             if (answer := lost()) is not None:
                 self.died.remove(death)
                 status = self.ledger.run.trial(trial).read_status()
-                self.close(trial, ending(status, error, silent=silent, lost=answer))
+                self.close(trial, ending(status, error, silent=silent, lost=answer, places=self.places(trial)))
 
     def close(self, trial: str, end: End) -> None:
         """Tell the ledger how a trial ended, and hand it out again where that follows."""
+        node = self.machines.node_of(trial) if end.policy.stops else None
         retry = self.ledger.close(trial, end)
         if retry is not None:
             self.again.append(retry)
+            if end.policy.stops:
+                self.machines.doubt(node)
+                self.despair(trial, end)
         elif self.alike.note(end):
             self.stopping = self.stopping or f"the first {self.alike.limit} trials failed alike"
             self.alike.trial = trial
 
+    def despair(self, trial: str, end: End) -> None:
+        """Stop the sweep where a trial lacked so often what every trial needs that trying again is of no use."""
+        count = self.ledger.rows[trial].lacking
+        if count > self.ledger.sweep.resources.retries:
+            told = f"{trial} ended {count} times, of {end.recorded}, which is not its fault: {end.message}"
+            self.stopping = self.stopping or f"{told}; see {self.ledger.run.trial(trial).log}"
+
+    def places(self, trial: str) -> list[Path]:
+        """What every trial needs of its machine."""
+        return places(self.ledger.run.path, self.ledger.rows[trial].assignment.config)
+
     def tick(self) -> None:
         """What has to be done now and then; called several times a second."""
-        now = time.monotonic()
-        self.awake()
+        now = self.awake()  # by which a pause of this process is neither work nor anybody's silence
         if now - self._ticked >= TICK_SECONDS:
             self.spent.add(now - self._ticked, len(self.trials))
             self._ticked = now
             self.take_requests()
             self.machines.look()
+            self.stopping = self.stopping or self.machines.hopeless
             self.settle()
+            self.outside.make_room(len(self.trials) if self.over else self.ledger.at_once)
             self.machines.tell()
             self.view.update(self.board())
         if now - self._slow >= SLOW_SECONDS:
@@ -194,7 +212,7 @@ class Driver:
             running = [progress(row) for row in rows if row.assignment.id in active]
             states, best = dict(ledger.states[arm, stage]), ledger.best.get((arm, stage))
             tallies.append(Tally(arm, stage, ledger.expected(arm, stage), states, running, best))
-        elapsed, left = time.monotonic() - self.started, self.steps_left(tallies)
+        elapsed, left = self.awake.seconds, self.steps_left(tallies)
         self.steps_at_start = self.steps_at_start or left
         done = self.steps_at_start - left
         metric, notes = ledger.objectives[0].metric, tuple(self.machines.notes)

@@ -69,6 +69,6 @@ def _as_trial(sweep: Sweep, run: Run, origin: str) -> optuna.trial.FrozenTrial:
         values=values if completed else None,
         params=fixed,
         distributions=asked.distributions,
-        user_attrs={ATTRIBUTE: origin},
+        user_attrs={ATTRIBUTE: origin, "outcome": {"state": run.state, "cause": run.cause}},
         intermediate_values={step: curves[0][step] for step in steps} if len(curves) == 1 else None,
     )

@@ -48,13 +48,15 @@ class Row:
     reported: set[int] = field(default_factory=set)
     ended: State | None = None  # the state in which it had ended, of a trial whose folder is mended
     until: int | None = None  # the step at which it had ended
+    lacking: int = 0  # how often a machine lacked what every trial needs, in this start
 
     @property
     def retries(self) -> int:
-        """How often it was tried again for a fault of the infrastructure."""
+        """How often it was tried again for a fault of the infrastructure that may be its own."""
         counted = 0
         for attempt in self.attempts:  # after `aiqn retry` they are counted anew
-            blamed = End(State.FAILED, attempt["cause"]).again == Again.COUNTED
+            policy = End(State.FAILED, attempt["cause"]).policy
+            blamed = policy.again == Again.COUNTED and not policy.stops
             counted = 0 if attempt.get("asked") else counted + blamed
         return counted
 
@@ -159,6 +161,15 @@ class Ledger:
         live = sum(row.assignment.arm == arm and row.assignment.stage == stage for row in rows)
         waiting = sum(pending[:2] == (arm, stage) for pending in self.pending)
         return self.states[arm, stage].total() + live + waiting
+
+    @property
+    def at_once(self) -> int:
+        """How many trials could be trained now, were there room for all: those in hand, and all that wait for none."""
+        ready = len(self.rows) + len(self.pending) + len(self.damaged)
+        for arm in self.sweep.arms:
+            stage = Stage.FINAL if self._search_complete(arm) else Stage.SEARCH
+            ready += max(0, self.expected(arm, stage) - self.issued(arm, stage))
+        return ready
 
     def expected(self, arm: str, stage: Stage) -> int:
         """How many trials of an arm there will be; finals can be fewer where too few search trials completed."""
@@ -335,14 +346,18 @@ class Ledger:
         """Take a trial out of the workers' hands and tell its study how it ended.
 
         Without an `end` the folder's status tells it. One that is decided here (pruned, stopped) is written to the
-        folder. Returns the assignment where it is to be handed out again.
+        folder. Returns the assignment where it is to be handed out again, as always where the policy of its end says
+        that the sweep stops: whether it does is the driver's decision.
         """
         row, folder = self.rows[trial], self.run.trial(trial)
         status = folder.read_status()
         end = end or ending(status)
         if end.again != Again.NEVER:
             row.attempts.append({"cause": end.recorded, "time": time.time()})
-            if row.retries <= self.sweep.resources.retries:
+            if end.policy.stops:
+                row.lacking += 1
+                folder.update_status(state=State.RUNNING, cause=None, message=None)  # unfinished, not failed
+            if end.policy.stops or row.retries <= self.sweep.resources.retries:
                 return self._again(row)
             message = end.message or f"{end.recorded} {row.retries} times; see {folder.log}"
             folder.update_status(state=end.state, cause=end.recorded, message=message)

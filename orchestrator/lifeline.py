@@ -8,11 +8,12 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 
+from orchestrator.clocks import Awake
 from orchestrator.runs import RunFolderError
 
 RAY_DIED, CLUSTER_LOST = 86, 87  # exit codes: the Ray that this process started; the cluster that it had joined
@@ -20,14 +21,16 @@ ADDRESS = "RAY_ADDRESS"
 SOCKET_LIMIT = 107  # bytes of a path that Linux takes as the address of a socket
 LONGEST_SESSION = len("/ray/session_2026-11-27_14-00-00_000000_4194304/sockets/plasma_store.000")
 LOOK_SECONDS = 1.0
+CONNECT_SECONDS = 3.0  # in which what listens on a machine that lives has taken a connection
 OWN_SECONDS = 3.0  # for so long is Ray dead on this machine before it counts
 CLUSTER_SECONDS = 30.0  # the same of a cluster, whose head may be started again
 ANSWER_SECONDS = 20.0  # in which an address must answer at the start
 
 
 def given_address(environ: Mapping[str, str]) -> str | None:
-    """The cluster to join as RAY_ADDRESS names it; None where there is none: an empty variable is none."""
-    return environ.get(ADDRESS, "").strip() or None
+    """The cluster to join as RAY_ADDRESS names it; None where there is none, as with an empty variable or "local"."""
+    named = environ.get(ADDRESS, "").strip()
+    return named if named not in ("", "local") else None
 
 
 def answers(address: str, seconds: float) -> bool:
@@ -45,13 +48,13 @@ def answers(address: str, seconds: float) -> bool:
     return True
 
 
-def wait_for_answer(address: str, seconds: float = ANSWER_SECONDS) -> None:
-    """Return once a cluster answers at host:port; raises RunFolderError after so many seconds."""
-    deadline = time.monotonic() + seconds
+def wait_for_answer(address: str, seconds: float = ANSWER_SECONDS, named: str = "") -> None:
+    """Return once a cluster answers at host:port; raises RunFolderError after so many seconds, with the user's name."""
+    awake = Awake(gap=2 * LOOK_SECONDS + min(5.0, seconds))
     while not answers(address, min(5.0, seconds)):
-        if time.monotonic() + LOOK_SECONDS > deadline:
+        if awake() + LOOK_SECONDS > seconds:
             raise RunFolderError(
-                f"{ADDRESS}: no Ray cluster answers at {address} ({seconds:.0f} s). Start one there "
+                f"{ADDRESS}: no Ray cluster answers at {named or address} ({seconds:.0f} s). Start one there "
                 f"(ray start --head), correct the address, or unset {ADDRESS} to use this machine."
             )
         time.sleep(LOOK_SECONDS)
@@ -84,10 +87,13 @@ def _writable(folder: str) -> bool:
 
 
 class Lifeline:
-    """Ends this process where Ray is dead: its own after seconds, a cluster's after as long as a restart may take."""
+    """Ends this process where Ray is dead: its own after seconds, a cluster's after as long as a restart may take.
 
-    def __init__(self, addresses: Sequence[str], own: bool) -> None:
-        self.addresses, self.own = addresses, own  # where Ray listens
+    Somebody who has asked the process to end does not wait for a restart; `asked` says whether that is so.
+    """
+
+    def __init__(self, addresses: Sequence[str], own: bool, asked: Callable[[], bool] = lambda: False) -> None:
+        self.addresses, self.own, self.asked = addresses, own, asked  # where Ray listens
         self.over = Event()
         self.thread = Thread(target=self._watch, daemon=True)
 
@@ -99,10 +105,12 @@ class Lifeline:
         self.over.set()
 
     def _watch(self) -> None:
-        patience = OWN_SECONDS if self.own else CLUSTER_SECONDS
-        dead = 0.0
+        awake = Awake()  # a machine that sleeps is not a Ray that is silent
+        answered = 0.0  # when all of Ray did so last
         while not self.over.wait(LOOK_SECONDS):
-            # Time is counted in looks: a machine that sleeps is not a Ray that is silent.
-            dead = 0.0 if all(answers(where, 5.0) for where in self.addresses) else dead + LOOK_SECONDS
-            if dead >= patience and not self.over.is_set():
+            lives = all(answers(where, CONNECT_SECONDS) for where in self.addresses)
+            now = awake()
+            answered = now if lives else answered
+            patience = OWN_SECONDS if self.own or self.asked() else CLUSTER_SECONDS
+            if now - answered >= patience and not self.over.is_set():
                 os._exit(RAY_DIED if self.own else CLUSTER_LOST)

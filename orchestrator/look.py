@@ -11,13 +11,12 @@ from torch import Tensor
 
 from aiqn_core.data import ImageData, encode_png, image_grid, load_data
 from aiqn_core.inpainting import HALVES, Completions, complete, half
-from aiqn_core.models import PixelCNN, PixelIQN, tau_shape
+from aiqn_core.method import Ordered
 from aiqn_core.pictures import FORMATS
 from aiqn_core.prepared import PreparedError, prepared_folder, read_about
-from aiqn_core.sampling import sample
 from aiqn_core.trained import Trained, kept_steps, load_trained
 from aiqn_core.training import CheckpointError, proportional_labels
-from aiqn_core.vectors import AIQN, MADE, sample_vectors
+from aiqn_core.training import draw as draw_samples
 from orchestrator.outcome import RequestError
 from orchestrator.runs import write_bytes
 
@@ -58,7 +57,7 @@ def write_same_tau(trial: Path, to: Path, *, count: int, label: int | None, seed
     Returns the files, and the steps in the order of the columns. Raises RequestError.
     """
     newest = read_trial(trial)
-    if isinstance(newest.model, AIQN | MADE):
+    if len(newest.shape) == 1:
         raise RequestError(f"--same-tau: saw {newest.config.model.name}, a model of vectors; expected one of images")
     steps = kept_steps(trial)
     if not steps:
@@ -77,9 +76,9 @@ def write_completions(
     """Completions of held-out images, as a picture; conditional models are told the class. Raises RequestError."""
     trained = read_trial(trial)
     model, config = trained.model, trained.config
-    if not isinstance(model, PixelCNN | PixelIQN):
+    if not isinstance(model, Ordered) or len(trained.shape) == 1:
         message = f"{config.model.name} has no order of pixels to fill one after the other"
-        raise RequestError(f"{trial}: {message}; inpainting needs a pixelcnn or pixeliqn")
+        raise RequestError(f"{trial}: {message}; inpainting needs an autoregressive model, as pixelcnn or pixeliqn")
     _, height, width = model.network.image_shape
     given = read_mask(mask, height, width)
     data = load_data(config.data)
@@ -106,11 +105,8 @@ def draw(trained: Trained, count: int, label: int | None, seed: int) -> "Samples
     """Samples at tau of a seed, on the CPU; raises RequestError for a class that there is not."""
     model, generator = trained.model, torch.Generator().manual_seed(seed)
     labels = _labels(trained, count, label, seed)
-    if isinstance(model, AIQN | MADE):
-        return sample_vectors(model, count, generator=generator).cpu()
-    shape = model.network.image_shape if isinstance(model, PixelCNN | PixelIQN) else model.image_shape
-    tau = torch.rand(count, *tau_shape(trained.config.model, shape), generator=generator)
-    return sample(model, count, tau=tau, label=labels).cpu()
+    noise = torch.rand((count, *model.noise()), generator=generator).to(next(model.parameters()).device)
+    return draw_samples(model, noise, None if labels is None else labels.to(noise.device), trained.shape).cpu()
 
 
 def _labels(trained: Trained, count: int, label: int | None, seed: int) -> Tensor | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from orchestrator.clocks import Awake
 from orchestrator.control import LEAVE
 from orchestrator.nodes import Node, Nodes
 from orchestrator.preflight import Preflight
@@ -25,18 +26,27 @@ START_SECONDS = 60.0  # how long a trial may take to start before people are tol
 class Machines:
     """What the driver knows of the cluster; `alive` asks it for the machines that are there."""
 
-    def __init__(self, run: RunFolder, need: Resources, preflight: Preflight, alive: Callable[[], list[Node]]) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        need: Resources,
+        preflight: Preflight,
+        alive: Callable[[], list[Node]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.run, self.preflight, self.alive = run, preflight, alive
         self.nodes = Nodes(need)
+        self.awake = Awake(clock)  # looked at with the machines: a driver that was suspended has waited for nobody
         self.asked = -math.inf  # when the cluster was last asked
         self.handed: dict[str, tuple[float, int]] = {}  # trials not yet seen to start: (when, attempts before)
+        self.doubted: set[str] = set()  # that lacked something when a trial ended there
         self.notes: list[str] = []
         self.told: dict[str, Any] = {}  # what cluster.json holds
 
     def meet(self, interrupted: Callable[[], bool]) -> None:
         """Check the machines that are there; raises RunFolderError with all that is wrong, or where no trial fits."""
         wrong = [f"this machine, the driver's: {problem}" for problem in self.preflight.problems]
-        deadline = time.monotonic() + (JOIN_SECONDS if "RAY_ADDRESS" in os.environ else 0.0)
+        deadline = self.awake() + (JOIN_SECONDS if "RAY_ADDRESS" in os.environ else 0.0)
         while not wrong and not interrupted():
             self.look()
             if self.nodes.unchecked:
@@ -44,7 +54,7 @@ class Machines:
                 continue
             wrong = [f"node {self.nodes.there[node]}: {problem}" for node, problem in self.nodes.refused.items()]
             if not wrong and (misfit := self.nodes.misfit()):
-                if time.monotonic() > deadline:
+                if self.awake() > deadline:
                     raise RunFolderError(misfit)
                 time.sleep(1.0)
                 self.asked = -math.inf
@@ -57,10 +67,30 @@ class Machines:
         """Take note of machines that joined, were lost, or have passed the pre-flight."""
         for node, found in self.preflight.answers():
             self.nodes.checked(node, "; ".join(found) or None)
-        if time.monotonic() - self.asked > NODES_SECONDS:
-            self.asked = time.monotonic()
+        if self.awake() - self.asked > NODES_SECONDS:
+            self.asked = self.awake.seconds
             for new in self.nodes.update(self.alive()):
-                self.preflight.begin(new.id, new.resources.get("GPU", 0.0))
+                self.ask(new)
+
+    def ask(self, node: Node) -> None:
+        """Put the questions of the pre-flight to a machine."""
+        self.preflight.begin(node.id, node.resources.get("GPU", 0.0), node.holds(self.nodes.need))
+
+    def doubt(self, id: str | None) -> None:
+        """A trial ended for what a machine lacks: it is asked again before the next one is placed there."""
+        node = self.nodes.there.get(id or "")
+        if node is not None and node.id not in self.nodes.unchecked | self.nodes.refused.keys():
+            self.doubted.add(node.id)
+            self.nodes.unchecked.add(node.id)
+            self.ask(node)
+
+    @property
+    def hopeless(self) -> str:
+        """What keeps the sweep from going on, where machines that trained fail the pre-flight now and none is left."""
+        refused = [f"{self.nodes.there[node]}: {self.nodes.refused[node]}" for node in sorted(self.nodes.refused)]
+        if not self.doubted & self.nodes.refused.keys() or self.nodes.unchecked or self.nodes.capacity:
+            return ""
+        return "\n".join(("No machine can train any more:", *(f"node {each}" for each in refused)))
 
     def take_requests(self, active: Iterable[str]) -> None:
         """Nodes that asked to be let go get no trial any more, and are let go when none of the active ones is there."""
@@ -80,7 +110,7 @@ class Machines:
 
     def hand(self, trial: str) -> None:
         """A trial is given to the cluster."""
-        self.handed[trial] = (time.monotonic(), self.run.trial(trial).read_status().get("attempts") or 0)
+        self.handed[trial] = (self.awake.seconds, self.run.trial(trial).read_status().get("attempts") or 0)
 
     def ended(self, trial: str) -> None:
         """A trial is no longer in the cluster's hands."""
@@ -93,12 +123,12 @@ class Machines:
         """
         if node is None or node not in {there.id for there in self.alive()}:
             return lambda: node is not None
-        since, answer = time.monotonic(), self.preflight.ask(node, {**self.preflight.asked, "gpu": False, "data": []})
+        since, answer = self.awake.seconds, self.preflight.ask(node, {**self.preflight.asked, "gpu": False, "data": []})
 
         def lost() -> bool | None:
             if node not in {there.id for there in self.alive()}:
                 return True
-            return False if isinstance(answer(), dict) or time.monotonic() - since > LOST_SECONDS else None
+            return False if isinstance(answer(), dict) or self.awake.seconds - since > LOST_SECONDS else None
 
         return lost
 
@@ -108,7 +138,7 @@ class Machines:
         for trial, (since, attempts) in list(self.handed.items()):
             if (self.run.trial(trial).read_status().get("attempts") or 0) > attempts:
                 del self.handed[trial]
-            elif time.monotonic() - since > START_SECONDS:
+            elif self.awake.seconds - since > START_SECONDS:
                 late += 1
         self.notes = self.nodes.notes(late) + ([] if self.preflight.locks else [LOCKS_NOTE])
         nodes = [{"name": node.name, **node.resources} for node in self.nodes.there.values()]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from orchestrator.branches import branches, branches_off
 from orchestrator.rungs import COMPARING, HALVING, completed, evaluations_at, fewest_arrivals, inner
 from orchestrator.samplers import argument
 from orchestrator.sections import Arm, Search, Sweep
@@ -23,76 +24,66 @@ def notes(sweep: Sweep) -> list[str]:
 
 def _about_sampler(search: Search, arm: Arm) -> Iterator[str]:
     name = search.sampler["name"]
-    about = {"tpe": _about_startup, "gp": _about_startup, "cmaes": _about_covariance}
-    about |= dict.fromkeys(("nsga2", "nsga3"), _about_generations)
-    random = about[name](search, arm) if name in about else None
-    if random is not None:
-        yield random
-    elif name in ("gp", "cmaes", "nsga2", "nsga3") and (left := _at_random(arm.space, numbers_only=name == "cmaes")):
-        which = "ranges that are always open" if name == "cmaes" else "parameters that are always open"
-        yield f"{name} learns only {which}; drawn at random in arm {arm.name}: {', '.join(left)}. tpe learns these too."
-
-
-def _about_startup(search: Search, arm: Arm) -> str | None:
-    name, startup = search.sampler["name"], argument(search.sampler, "n_startup_trials")
-    if search.trials > startup or search.earlier is not None:
-        return None
-    return (
-        f"{name} draws its first {startup} trials at random (n_startup_trials), and search.trials is {search.trials}:"
-        " this is a random search."
-    )
-
-
-def _about_generations(search: Search, arm: Arm) -> str | None:
-    name, size = search.sampler["name"], argument(search.sampler, "population_size")
-    if search.trials <= size:
-        return (
-            f"{name} draws its first {size} trials at random (population_size), and search.trials is {search.trials}:"
-            " this is a random search."
+    draws = f"{name} draws {{}} at random"
+    ways = {"tpe": (_startup, draws, "n_startup_trials"), "gp": (_startup, draws, "n_startup_trials")}
+    ways |= {"cmaes": (_population, "cmaes learns nothing from {}", "n_startup_trials, popsize")}
+    ways |= dict.fromkeys(("nsga2", "nsga3"), (_generation, draws, "population_size"))
+    if name not in ways:
+        return
+    count, words, setting = ways[name]
+    parts = [] if name == "tpe" else branches(arm.space)
+    first = max([count(search, open_there) for _, open_there in parts or [("", [])]])
+    several = f"each of the {len(parts)} branches of arm {arm.name}"
+    chosen_at_random = argument({"name": "tpe"}, "n_startup_trials")  # of the branches, which tpe chooses
+    if len(parts) > 1 and max(first, chosen_at_random) < search.trials <= first * len(parts) and not search.earlier:
+        yield (
+            f"{words.format(f'the first {first} trials of {several}')} ({setting}), and search.trials is"
+            f" {search.trials}: it learns in few of them, or in none."
         )
-    count = sum(_varies(dimension) for dimension in arm.space.dimensions)
-    given = argument(search.sampler, "mutation_prob")
-    if (1 / max(1, count) if given is None else given) < 1:
-        return None
-    why = f"of which arm {arm.name} has {count} that is always open" if given is None else "as mutation_prob says"
-    return f"{name} mutates every parameter, {why}, and draws a mutated one at random: this is a random search."
+    elif search.trials <= first and not search.earlier:
+        end = "it never learns" if name == "cmaes" else "this is a random search"
+        yield f"{words.format(f'its first {first} trials')} ({setting}), and search.trials is {search.trials}: {end}."
+    elif name in ("nsga2", "nsga3") and all(_all_mutated(search, open_there) for _, open_there in parts):
+        end = "all but the branch, which tpe chooses, is at random" if len(parts) > 1 else "this is a random search"
+        yield f"{name} mutates every parameter of arm {arm.name}, and draws a mutated one at random: {end}."
+    elif chosen := _chosen_by_tpe(arm.space, numbers_only=name == "cmaes") if parts else []:
+        rest = f"all else, in {several} from its trials alone" if len(parts) > 1 else "the ranges"
+        yield f"tpe chooses {', '.join(chosen)} of arm {arm.name}, and {name} {rest}."
 
 
-def _about_covariance(search: Search, arm: Arm) -> str | None:
-    count = sum(_varies(dimension) for dimension in arm.space.dimensions if isinstance(dimension, Number))
+def _startup(search: Search, dimensions: Sequence[Number | Choice]) -> int:
+    return int(argument(search.sampler, "n_startup_trials"))
+
+
+def _population(search: Search, dimensions: Sequence[Number | Choice]) -> int:
+    count = sum(_varies(one) for one in dimensions if isinstance(one, Number))
     size = argument(search.sampler, "popsize") or 4 + math.floor(3 * math.log(count))
-    first = argument(search.sampler, "n_startup_trials") + size
-    if search.trials > first:
-        return None
-    return (
-        f"cmaes learns from populations of {size}, in arm {arm.name} first after {first} trials, and search.trials is"
-        f" {search.trials}: it never learns."
-    )
+    return int(argument(search.sampler, "n_startup_trials") + size)
+
+
+def _generation(search: Search, dimensions: Sequence[Number | Choice]) -> int:
+    return int(argument(search.sampler, "population_size"))
+
+
+def _all_mutated(search: Search, dimensions: Sequence[Number | Choice]) -> bool:
+    given = argument(search.sampler, "mutation_prob")
+    return bool((1 / max(1, sum(map(_varies, dimensions))) if given is None else given) >= 1)
 
 
 def _varies(dimension: Number | Choice) -> bool:
     return dimension.low < dimension.high if isinstance(dimension, Number) else len(dimension.values) > 1
 
 
-def _at_random(space: Space, *, numbers_only: bool) -> list[str]:
-    """The parameters that a sampler leaves to chance: those inside of choices, and choices where it takes numbers."""
+def _chosen_by_tpe(space: Space, *, numbers_only: bool) -> list[str]:
+    """The choices that tpe makes for another sampler: those that open others, and all where it takes numbers only."""
     found: dict[str, None] = {}
     for dimension in space.dimensions:
         if isinstance(dimension, Choice):
-            if numbers_only and _varies(dimension):
+            if branches_off(dimension) or (numbers_only and _varies(dimension)):
                 found[dimension.path] = None
             for branch in dimension.branches:
-                found |= dict.fromkeys(_all(branch))
+                found |= dict.fromkeys(_chosen_by_tpe(branch, numbers_only=numbers_only))
     return list(found)
-
-
-def _all(space: Space) -> Iterator[str]:
-    for dimension in space.dimensions:
-        if _varies(dimension):
-            yield dimension.path
-        if isinstance(dimension, Choice):
-            for branch in dimension.branches:
-                yield from _all(branch)
 
 
 def _about_pruner(search: Search, arm: Arm) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from aiqn_core.config import (
     BUNDLED_DATA,
     LEAST_SIDES,
-    MODEL_DEFAULTS,
+    MODELS,
     ConfigError,
     Problem,
     TrainConfig,
@@ -29,7 +29,7 @@ Facts = dict[str, Metric]  # by name, in the order of the table: the distance fi
 def known_metrics() -> Facts:
     """Every metric that any model reports, on any data, with any features."""
     found: Facts = {}
-    for model in MODEL_DEFAULTS:
+    for model in MODELS:
         for data in BUNDLED_DATA:
             for features in ("lite0", "inception"):
                 found |= {metric.name: metric for metric in _configured(model, data, features)}

@@ -19,7 +19,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.runs import RunFolder
+from orchestrator.clocks import Awake
+from orchestrator.needs import lacks, needs
+from orchestrator.plan import room
+from orchestrator.runs import RunFolder, RunFolderError
 from orchestrator.sections import Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,14 +47,18 @@ SEEN_SECONDS = 5.0  # how long a file written on one machine may take to appear 
 Answer = Callable[[], dict[str, Any] | Exception | None]
 
 
-def question(run: RunFolder, sweep: Sweep) -> dict[str, Any]:
-    """What every node is asked, as plain values."""
-    data = {(arm.base["data"]["name"], arm.base["data"]["path"]): None for arm in sweep.arms.values()}
+def question(run: RunFolder, sweep: Sweep, slots: int = 1) -> dict[str, Any]:
+    """What every node is asked, as plain values; `slots` is how many trials run at once on this machine."""
+    sections = [arm.base["data"] for arm in sweep.arms.values()]
+    own = None if sweep.code is None else f"{sweep.code.name}."  # such data come with the code
+    data = {(s["name"], s.get("path")): None for s in sections if own is None or not s["name"].startswith(own)}
     return {
         "probe": str((run.path / ".preflight").resolve()),
         "token": uuid.uuid4().hex,
         "data": [list(each) for each in data],
         "gpu": sweep.resources.gpu > 0,
+        "workers": sweep.resources.workers,
+        "needs": needs(run.path.resolve(), sweep, slots),
     }
 
 
@@ -84,6 +91,7 @@ def examine(asked: Mapping[str, Any], node: str) -> dict[str, Any]:
         "locks": not sees or not _takes(probe / "token"),
         "data": {path or name: data_state(name, path) for name, path in asked["data"]},
         "gpu": gpu_works() if asked["gpu"] else True,
+        "lacks": list(lacks(asked["needs"])),
     }
 
 
@@ -114,7 +122,13 @@ def problems(own: Mapping[str, Any], found: Mapping[str, Any], asked: Mapping[st
             told.append(f"data {name}: {found['data'].get(name)} there, {state} here: prepare the same data on it")
     if not found["gpu"]:
         told.append("Ray counts GPUs there that torch cannot use: look at nvidia-smi and the driver on that node")
-    return told
+    return told + found["lacks"]
+
+
+def check_here(sweep: Sweep, runs: Path) -> None:
+    """Raises RunFolderError where this machine lacks what trials need, as the start of the sweep would say."""
+    if told := list(lacks(needs(runs / sweep.name, sweep, room(sweep)[0]))):
+        raise RunFolderError("\n".join(("A start would be refused, for this machine is not ready:", *told)))
 
 
 class Preflight:
@@ -126,16 +140,21 @@ class Preflight:
         self.problems = problems(self.own, self.own, asked, DRIVER)  # of the driver's machine
         self.waiting: dict[str, tuple[float, Answer]] = {}  # node -> when it was asked
         self.locks = True  # whether all machines see each other's locks
+        self.awake = Awake()
 
-    def begin(self, node: str, gpus: float) -> None:
-        """Ask a node that has so many GPUs in Ray's eyes."""
-        self.waiting[node] = (time.monotonic(), self.ask(node, {**self.asked, "gpu": self.asked["gpu"] and gpus > 0}))
+    def begin(self, node: str, gpus: float, holds: int) -> None:
+        """Ask a node that has so many GPUs in Ray's eyes, and holds so many workers of trials."""
+        slots = -(-holds // self.asked["workers"])
+        needed = {**self.asked["needs"], "slots": slots}
+        asked = {**self.asked, "gpu": self.asked["gpu"] and gpus > 0, "needs": needed}
+        self.waiting[node] = (self.awake(), self.ask(node, asked))
 
     def answers(self) -> Iterator[tuple[str, list[str]]]:
         """(node, its problems) of each that has answered by now, or for too long has not."""
+        now = self.awake()
         for node, (since, answer) in list(self.waiting.items()):
             found = answer()
-            if found is None and time.monotonic() - since < ANSWER_SECONDS:
+            if found is None and now - since < ANSWER_SECONDS:
                 continue
             del self.waiting[node]
             if isinstance(found, Exception):
@@ -154,7 +173,7 @@ def _first_line(error: Exception) -> str:
 def code() -> str:
     """Twelve hexadecimal digits of the SHA-256 over our own sources."""
     digest = hashlib.sha256()
-    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".j2")):
+    for path in sorted(path for name in ROOMS for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".j2")):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -44,7 +44,7 @@ class Replay:
 
 
 @dataclass(frozen=True)
-class _Curve:
+class Curve:
     """A recorded trial: (step, seconds since its start, objective or None) at each evaluation, and how it ended."""
 
     arm: str
@@ -74,7 +74,7 @@ def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers
     curves = sorted((curve for curve in curves if curve.points), key=lambda curve: (curve.number, curve.arm))
     if not curves:
         raise RunFolderError(f"{run_folder}: no search trial has ended yet; there is nothing to replay")
-    return [_replayed(curves, dict(pruner), recorded, workers) for pruner in pruners]
+    return [replayed(curves, dict(pruner), recorded, workers) for pruner in pruners]
 
 
 def parse_pruner(text: str) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _usable(run: Run) -> bool:
     return run.stage == "search" and run.state in FINISHED
 
 
-def _curve(run: Run, metric: str) -> _Curve:
+def _curve(run: Run, metric: str) -> Curve:
     points = [
         (record["step"], record.get("seconds") or 0.0, record.get(metric))
         for record in run.history
@@ -104,10 +104,11 @@ def _curve(run: Run, metric: str) -> _Curve:
     if run.history and (not points or points[-1][0] < run.history[-1]["step"]):
         last = run.history[-1]  # a trial that diverged between evaluations cost its steps too
         points.append((last["step"], last.get("seconds") or 0.0, None))
-    return _Curve(run.arm, run.number, points, run.state == "completed", run.state in CUT)
+    return Curve(run.arm, run.number, points, run.state == "completed", run.state in CUT)
 
 
-def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
+def replayed(curves: Sequence[Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
+    """The search of these curves under a pruner; `recorded` is a sweep, of which search and arms are read."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = objectives(recorded)[0]["direction"]
     arms = dict.fromkeys(curve.arm for curve in curves)
@@ -117,7 +118,7 @@ def _replayed(curves: Sequence[_Curve], settings: dict[str, Any], recorded: Mapp
     chosen: dict[str, float | None] = dict.fromkeys(studies)
     beyond = dict.fromkeys(studies, 0)
     best = min if direction == "minimize" else max
-    events: list[tuple[float, int, int, _Curve, optuna.Trial]] = []  # (time, order, evaluation, ...)
+    events: list[tuple[float, int, int, Curve, optuna.Trial]] = []  # (time, order, evaluation, ...)
 
     def start(now: float) -> None:
         if waiting:
@@ -162,10 +163,11 @@ def _study(settings: dict[str, Any], direction: str, arm: str, base: Mapping[str
     """An arm's study as a sweep would have it; Hyperband deals trials to its brackets by the study's name."""
     pruner = make_pruner(completed(settings, base["evaluate"]["every"], base["train"]["steps"]), direction)
     towards = optuna.study.StudyDirection[direction.upper()]
-    return optuna.create_study(study_name=f"{arm}/search", direction=towards, pruner=pruner)
+    sampler = optuna.samplers.RandomSampler(seed=0)  # never asked; the usual one looks through all trials for each
+    return optuna.create_study(study_name=f"{arm}/search", direction=towards, pruner=pruner, sampler=sampler)
 
 
-def _regret(curves: Sequence[_Curve], arm: str, value: float | None, best: Any) -> float | None:
+def _regret(curves: Sequence[Curve], arm: str, value: float | None, best: Any) -> float | None:
     values = [curve.points[-1][2] for curve in curves if curve.arm == arm and curve.completed]
     known = [v for v in values if v is not None]
     if not known or value is None:

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 from orchestrator import shapes
 from orchestrator.causes import FINISHED as FINISHED
 from orchestrator.causes import RECORDED, Stage, State
+from orchestrator.clocks import Awake
 
 FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # of sweeps (also "-") and arms: never a path, never hidden
@@ -195,9 +196,9 @@ class TrialFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a") as file:
-            deadline = time.monotonic() + timeout
+            awake = Awake()
             while not _lock(file.fileno()):
-                if time.monotonic() > deadline:
+                if awake() > timeout:
                     raise RunFolderError(f"{self.path}: another process still runs this trial after {timeout:.0f} s")
                 time.sleep(0.1)
             yield

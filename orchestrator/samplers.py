@@ -1,5 +1,6 @@
 """Optuna's samplers and pruners by name, with Optuna's own argument names."""
 
+import functools
 import importlib.util
 import inspect
 import random
@@ -18,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial
 from aiqn_core.config import ConfigError, Problem, join, nearest, one_of
 from orchestrator.sequences import AtRandom, EveryCombination, QuasiRandom
 from orchestrator.space import Space
+from orchestrator.views import Listening
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "random": AtRandom,
@@ -41,6 +43,7 @@ PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "wilcoxon": pruners.WilcoxonPruner,
 }
 PACKAGES = {"qmc": "scipy", "gp": "scipy", "cmaes": "cmaes", "wilcoxon": "scipy"}  # that Optuna imports when used
+VIEWING = ("gp", "cmaes", "nsga2", "nsga3")  # learn from trials that complete only, and from all branches at once
 SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
@@ -57,7 +60,11 @@ def make_sampler(settings: Mapping[str, Any], seed: int, space: Space, number: i
     if name in ("random", "qmc"):
         return _quietly(SAMPLERS[name], **arguments, space=space, seed=seed)
     mixed = random.Random(f"{seed}/{number}").getrandbits(31) if number else seed  # noqa: S311
-    return _quietly(SAMPLERS[name], **arguments, seed=mixed)
+    if name not in VIEWING:
+        return _quietly(SAMPLERS[name], **arguments, seed=mixed)
+    more = {"independent_sampler": samplers.TPESampler(seed=mixed)} if name == "cmaes" else {}  # for what is no range
+    make = functools.partial(_quietly, SAMPLERS[name], **arguments, **more, seed=mixed)
+    return Listening(make, space, mixed, by_rank=name != "gp")
 
 
 def argument(settings: Mapping[str, Any], key: str) -> Any:

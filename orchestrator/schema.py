@@ -1,54 +1,73 @@
-"""The JSON Schema of a sweep file, for editors.
+"""The JSON Schema of a sweep file, for editors, made from the classes of the settings themselves.
 
 `python -m orchestrator.schema` prints it; it is kept in sweeps/sweep.schema.json.
 """
 
-import dataclasses
 import json
-import math
-import types
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any
 
-from aiqn_core.config import Range, TrainConfig
+from pydantic import BaseModel
+
+from aiqn_core.config import NAMED, PLAIN, SECTIONS, Chosen, ModelConfig
 from orchestrator.document import KEYS
 from orchestrator.objectives import known_metrics
 from orchestrator.runs import NAME, SWEEP_NAME
 from orchestrator.sections import OwnSections
-from orchestrator.space import (
-    SECTIONS,
-    searchable,
-)
+from orchestrator.space import searchable
+
+OWN = {"type": "string", "pattern": r"^[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*$"}  # a class of `code`
 
 
 def json_schema() -> dict[str, Any]:
     """What editors check a sweep file with while it is written (draft 2020-12)."""
     from orchestrator.samplers import PRUNERS, SAMPLERS
 
-    hints = get_type_hints(TrainConfig, include_extras=True)
     sections = {key: {"$ref": f"#/$defs/{key}"} for key in SECTIONS}
     schema = OwnSections.model_json_schema()
     definitions = schema["$defs"]
-    definitions |= {key: _hint_schema(hints[key]) for key in SECTIONS}
+    definitions |= {key: _section_schema(key) for key in SECTIONS}
     definitions["arm"] = _object({**sections, "space": {"$ref": "#/$defs/space"}}, "A method, and what may vary in it.")
     definitions["dimension"] = _dimension_schema()
     dimensions = {key: {"$ref": "#/$defs/dimension"} for key in searchable()}
-    definitions["space"] = _object(dimensions, "What may vary: dotted keys of the configuration.")
+    definitions["space"] = {
+        "type": "object",
+        "description": "What may vary: dotted keys of the configuration.",
+        "properties": dimensions,
+        # Keys of somebody's own classes are checked when the sweep is loaded; a word without a dot is none.
+        "patternProperties": {r"^(model|optimizer|schedule|loss)\.": {"$ref": "#/$defs/dimension"}},
+        "additionalProperties": False,
+    }
     for key, names in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
-        name = {"enum": list(names)}
+        name = {"description": "As Optuna names it, in small letters.", "enum": list(names)}
         with_arguments = {"type": "object", "properties": {"name": name}, "required": ["name"]}
-        definitions["Search"]["properties"][key] = {"anyOf": [name, with_arguments]}
-    metric = {"enum": list(known_metrics())}
+        described = definitions["Search"]["properties"][key].get("description", "")
+        definitions["Search"]["properties"][key] = {"description": described, "anyOf": [name, with_arguments]}
+    metric = {"anyOf": [{"enum": list(known_metrics())}, {"type": "string"}]}
     definitions["Objective"]["properties"]["metric"] |= metric
     one = {"anyOf": [metric, {"$ref": "#/$defs/Objective"}]}
-    definitions["Search"]["properties"]["objective"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    definitions["Search"]["properties"]["objective"] = {
+        "description": "The metric that decides which trial is better, or several; left out, the distance to the data.",
+        "anyOf": [one, {"type": "array", "items": one, "minItems": 1}],
+    }
     arms = {
         "type": "object",
+        "description": "The methods that are compared, by name.",
         "minProperties": 1,
         "propertyNames": {"pattern": f"^{NAME.pattern}$"},
         "additionalProperties": {"$ref": "#/$defs/arm"},
     }
-    properties = {**schema["properties"], **sections, "arms": arms}
-    properties["name"] = {"type": "string", "pattern": f"^{SWEEP_NAME.pattern}$", "maxLength": 100}
+    code = {
+        "type": "string",
+        "description": "A Python file or package folder beside this one, with your own classes.",
+    }
+    properties = {**schema["properties"], **sections, "arms": arms, "code": code}
+    properties["name"] = {
+        "type": "string",
+        "description": "Of the sweep, and of its run folder.",
+        "pattern": f"^{SWEEP_NAME.pattern}$",
+        "maxLength": 100,
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "AIQN sweep",
@@ -58,45 +77,78 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _object(properties: dict[str, Any], description: str) -> dict[str, Any]:
+def _object(properties: Mapping[str, Any], description: str) -> dict[str, Any]:
     return {"type": "object", "description": description, "properties": properties, "additionalProperties": False}
+
+
+def _section_schema(section: str) -> dict[str, Any]:
+    """A section of a training: of a named one only the keys that the named thing has."""
+    if section in PLAIN:
+        return _settings_schema(PLAIN[section])
+    if section == "loss":
+        losses = {found.thing.loss for found in ModelConfig.ours().values() if found.thing.loss is not None}
+        return _object(_union([_settings_schema(loss) for loss in sorted(losses, key=str)]), "Of the quantile losses.")
+    return _named_schema(NAMED[section])
+
+
+def _named_schema(kind: type[Chosen]) -> dict[str, Any]:
+    each = {name: _settings_schema(found.settings) for name, found in kind.ours().items()}
+    described = {name: one.get("description", "") for name, one in each.items()}
+    alternatives = [
+        {
+            **_object({"name": {"const": name, "description": described[name]}, **one["properties"]}, described[name]),
+            "required": ["name"],
+        }
+        for name, one in each.items()
+    ]
+    without_name = _object(_union(list(each.values())), "Settings of what is named elsewhere.")
+    own = {
+        "type": "object",
+        "properties": {"name": {**OWN, "description": "Its name."}},
+        "required": ["name"],
+        "description": "A class of your own.",
+    }
+    names: list[dict[str, Any]] = [{"enum": list(each)}, OWN]
+    if kind.role == "data":  # every other word is a name of prepared data
+        names = [{"type": "string"}]
+        own["properties"] = {"name": {"type": "string", "description": "As it was prepared."}}
+    return {"description": (kind.__doc__ or "").split("\n")[0], "anyOf": [*names, *alternatives, own, without_name]}
+
+
+def _union(schemas: list[dict[str, Any]]) -> dict[str, Any]:
+    """The keys of several classes; of one that they have with different types, any of them."""
+    found: dict[str, list[Any]] = {}
+    for schema in schemas:
+        for key, value in schema["properties"].items():
+            bare = {word: what for word, what in value.items() if word != "default"}
+            if bare not in found.setdefault(key, []):
+                found[key].append(bare)
+    return {
+        key: values[0] if len(values) == 1 else {"description": values[0].get("description", ""), "anyOf": values}
+        for key, values in found.items()
+    }
+
+
+def _settings_schema(kind: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a class of settings without references, every key of which may also be null: left out."""
+    schema = kind.model_json_schema(by_alias=True)
+    for value in schema.get("properties", {}).values():
+        value.pop("title", None)
+    return _object(schema.get("properties", {}), " ".join((kind.__doc__ or "").split("\n")[0].split()))
 
 
 def _dimension_schema() -> dict[str, Any]:
     number, choices = {"type": "number"}, {"type": "array", "minItems": 1}
-    keys = {"low": number, "high": number, "log": {"type": "boolean"}, "step": {"type": ["number", "null"]}}
+    keys = {
+        "low": {**number, "description": "The smallest value."},
+        "high": {**number, "description": "The largest value."},
+        "log": {"type": "boolean", "description": "Whether small and large factors are equally likely."},
+        "step": {"type": ["number", "null"], "description": "The distance of two values."},
+    }
     bounds = {**_object(keys, "A range, both ends included."), "required": ["low", "high"]}
     below = {"anyOf": [{"$ref": "#/$defs/space"}, {"type": "null"}]}
     branches = {"type": "object", "minProperties": 1, "not": {"required": ["low"]}, "additionalProperties": below}
     return {"anyOf": [choices, bounds, branches]}
-
-
-def _hint_schema(hint: Any) -> dict[str, Any]:
-    """The schema of a type in aiqn_core.config."""
-    origin, args = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        hints = get_type_hints(hint, include_extras=True)
-        section = _object({key: _hint_schema(kind) for key, kind in hints.items()}, (hint.__doc__ or "").split("\n")[0])
-        return {"anyOf": [section, _hint_schema(hints["name"])]} if "name" in hints else section
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_hint_schema(arg) for arg in args if arg is not types.NoneType] + [{"type": "null"}]}
-    if origin is tuple:
-        return {"type": "array", "items": _hint_schema(args[0]), "minItems": 1}
-    if origin is Literal:
-        return {"enum": list(args)}
-    if origin is Annotated:
-        return {**_hint_schema(args[0]), **_bounds_schema(args[1])}
-    return {"type": {int: "integer", float: "number", str: "string", bool: "boolean"}[hint]}
-
-
-def _bounds_schema(bounds: Range) -> dict[str, float]:
-    ends = {
-        "minimum": bounds.low,
-        "exclusiveMinimum": bounds.above,
-        "maximum": bounds.high,
-        "exclusiveMaximum": bounds.below,
-    }
-    return {word: end for word, end in ends.items() if math.isfinite(end)}
 
 
 if __name__ == "__main__":

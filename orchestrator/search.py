@@ -18,6 +18,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.causes import Cause, ending
+from orchestrator.clusters import AUTOSCALING
 from orchestrator.control import note_stop
 from orchestrator.driver import Driver, Outside, check_space
 from orchestrator.ledger import Ledger
@@ -25,8 +26,11 @@ from orchestrator.lifeline import ADDRESS, Lifeline, folder_for_sockets, given_a
 from orchestrator.live import View
 from orchestrator.machines import Machines
 from orchestrator.nodes import Node
+from orchestrator.places import places
+from orchestrator.plan import room
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
 from orchestrator.runs import RunFolder, RunFolderError
+from orchestrator.sections import Resources
 from orchestrator.start import Interrupt
 from orchestrator.start import run_sweep as run_sweep  # which many know from here
 from orchestrator.tracking import Mirroring
@@ -56,6 +60,7 @@ os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT
 import ray  # noqa: E402  (its settings are read at import)
 from ray import tune  # noqa: E402
 from ray._private.services import canonicalize_bootstrap_address_or_die  # noqa: E402
+from ray.autoscaler.sdk import request_resources  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import (  # noqa: E402
@@ -64,6 +69,7 @@ from ray.util.scheduling_strategies import (  # noqa: E402
 )
 
 RAY_STARTS = 3  # how often it is tried
+MOST_WORKERS = 1000  # of trials, that an autoscaler is asked to make room for at once
 LEAVE_SECONDS = 30.0  # that Ray has to end
 TOGETHER_SECONDS = 0.1  # within which evaluations are told at once, where no pruner decides on each
 VERDICT_SECONDS = 3.0  # between a worker's exception and what follows from it in the others
@@ -91,7 +97,7 @@ class LedgerSearcher(Searcher):
             "run": str(ledger.run.path.resolve()),
             "threads": max(1, int(resources.cpu)),
             "silent_seconds": None if resources.silent_minutes is None else 60 * resources.silent_minutes,
-            "each": {name: need for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need},
+            "each": each(resources),
             "workers": resources.workers,
             "together": ledger.sweep.search.pruner["name"] == "none",
             "avoid": self.driver.machines.nodes.avoided,
@@ -211,7 +217,8 @@ class Team:
     """The workers that train one trial: this process leads, the others are Ray tasks in the trial's bundles."""
 
     def __init__(self, config: dict, assignment: Assignment, run: RunFolder) -> None:
-        self.config, self.assignment, self.folder = config, assignment, run.trial(assignment.id)
+        self.config, self.assignment, self.run = config, assignment, run
+        self.folder = run.trial(assignment.id)
         self.over, self.watcher = Event(), Thread(target=self.watch, daemon=True)
         self.tasks: list[Any] = []
 
@@ -241,7 +248,7 @@ class Team:
         task = ray.remote(num_cpus=each.get("CPU", 0), num_gpus=each.get("GPU", 0), max_retries=0)(follow_trial)
         own = task.options(scheduling_strategy=place)
         resources = self.config["threads"], each.get("GPU", 0)
-        return own.remote(self.assignment.config, *resources, host, port, rank, size)
+        return own.remote(str(self.run), self.assignment.config, *resources, host, port, rank, size)
 
     def watch(self) -> None:
         """End this process with the first worker that fails: over NCCL it would wait for that one for hours."""
@@ -253,7 +260,7 @@ class Team:
         except Exception as error:
             if self.over.is_set():
                 return
-            end = ending({}, error)
+            end = ending({}, error, places=places(self.run.path, self.assignment.config))
             if isinstance(error, ray.exceptions.RayTaskError) and end.cause != Cause.WORKER_LOST:
                 message = f"on another worker: {error}"[:500]
                 self.folder.update_status(state=end.state, cause=end.recorded, message=message)
@@ -266,11 +273,12 @@ class Team:
 
 
 def follow_trial(
-    config: Mapping[str, Any], threads: int, gpu: float, host: str, port: int, rank: int, size: int
+    run: str, config: Mapping[str, Any], threads: int, gpu: float, host: str, port: int, rank: int, size: int
 ) -> None:
     """Train as one of the workers that do not lead."""
     import torch
 
+    from aiqn_core.code import load_kept
     from aiqn_core.config import TrainConfig
     from aiqn_core.memory import cap_gpu
     from aiqn_core.training import DivergedError, follow
@@ -279,6 +287,7 @@ def follow_trial(
     if gpu:
         cap_gpu(gpu)
     with suppress(DivergedError):  # the leader found the same, and tells it
+        load_kept(Path(run), config.get("code"))
         follow(TrainConfig.from_dict(config), host, port, rank, size)
 
 
@@ -338,13 +347,15 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
     """
     scratch = ledger.run.path / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    asked = question(ledger.run, ledger.sweep)
-    with cluster(), interrupt, probing(asked), view:
-        preflight = Preflight(asked, ask_by_task if given_address(os.environ) else ask_here)
+    address = given_address(os.environ)
+    asked = question(ledger.run, ledger.sweep, 1 if address else room(ledger.sweep)[0])
+    with cluster(lambda: interrupt.asked), interrupt, probing(asked), view:
+        preflight = Preflight(asked, ask_by_task if address else ask_here)
         machines = Machines(ledger.run, ledger.sweep.resources, preflight, alive)
         machines.meet(lambda: interrupt.asked)
         ray_trials: dict[str, Any] = {}
-        outside = Outside(lambda ray_id: kill(ray_trials[ray_id]), lambda: interrupt.asked, mirror.revive)
+        demand = Room(ledger.sweep.resources)
+        outside = Outside(lambda ray_id: kill(ray_trials[ray_id]), lambda: interrupt.asked, mirror.revive, demand.make)
         driver = Driver(ledger, view, machines, outside)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, machines.nodes.capacity))
         try:
@@ -354,6 +365,7 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
         if driver.failure is None:
             driver.spent.write()
             view.update(driver.board())
+            demand.make(0)
     shutil.rmtree(scratch, ignore_errors=True)
     if driver.failure is not None:
         check_space(ledger)
@@ -363,6 +375,26 @@ def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring)
             note_stop(ledger.run, driver.stopping)
         view.say(driver.stopping)
     return driver.alike.told(ledger.run)
+
+
+class Room:
+    """What is asked of Ray's autoscaler, where there is one: it sees no trial that is not yet in Ray's hands."""
+
+    def __init__(self, need: Resources) -> None:
+        self.need, self.listens = need, bool(os.environ.get(AUTOSCALING))
+        self.trials: int | None = None  # for how many it was asked last
+
+    def make(self, trials: int) -> None:
+        """Ask for as many machines as so many trials need at once; fewer than before lets idle ones go."""
+        trials = min(trials, max(1, MOST_WORKERS // self.need.workers))
+        if self.listens and trials != self.trials:
+            request_resources(bundles=[each(self.need)] * self.need.workers * trials)
+            self.trials = trials
+
+
+def each(need: Resources) -> dict[str, float]:
+    """What Ray reserves for one worker of a trial."""
+    return {name: amount for name, amount in (("CPU", need.cpu), ("GPU", need.gpu)) if amount}
 
 
 def kill(trial: Any) -> None:
@@ -396,28 +428,42 @@ def tuner(driver: Driver, ray_trials: dict[str, Any], scratch: Path) -> tune.Tun
 
 
 @contextmanager
-def cluster() -> Iterator[None]:
-    """A connection to the Ray cluster, or one of our own for the time of the block; this process ends where it dies."""
+def cluster(asked: Callable[[], bool]) -> Iterator[None]:
+    """A connection to the Ray cluster, or one of our own for the time of the block; this process ends where it dies.
+
+    `asked` says whether somebody wants it to end anyway.
+    """
     address = given_address(os.environ)
     if address is None:
         os.environ.pop(ADDRESS, None)  # Ray takes an empty one for an address
         os.environ["RAY_TMPDIR"] = folder_for_sockets(os.environ)
     elif "://" not in address:
-        wait_for_answer(canonicalize_bootstrap_address_or_die(address))
+        wait_for_answer(host_and_port(address), named=address)
     for attempt in range(1, RAY_STARTS + 1):
         try:
             start_ray(address)
             logging.getLogger("ray").setLevel(logging.CRITICAL)  # errors of trials are in their logs
+            ray._private.worker.print_to_stdstream = lambda *_, **__: None  # nor the end of the raylet's log as it dies
             break
         except Exception as error:  # Ray has no type for it: where the machine is busy, its processes start too late
             ray.shutdown()
             if attempt == RAY_STARTS:
                 raise RunFolderError(f"Ray does not start: {error}\nIts logs are in {ray_logs()}.") from error
     try:
-        with Lifeline(sockets(), own=address is None):
+        with Lifeline(sockets(), own=address is None, asked=asked):
             yield
     finally:
         end_ray()
+
+
+def host_and_port(named: str) -> str:
+    """Where a cluster listens that RAY_ADDRESS names; raises RunFolderError for "auto" where Ray finds none, or two."""
+    try:
+        return canonicalize_bootstrap_address_or_die(named)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{ADDRESS}: saw {named!r}, but {error} Name it as host:port, or unset {ADDRESS} to use this machine."
+        ) from error
 
 
 def start_ray(address: str | None) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from aiqn_core.config import ConfigError, Problem, nearest, shown
+from orchestrator.branches import branches
 from orchestrator.document import Document
 from orchestrator.objectives import objective_problems
 from orchestrator.rungs import COMPARING, HALVING, completed, inner, rungs
@@ -65,10 +66,13 @@ def _sampler_and_space(search: Search, arm: Arm) -> Iterator[Problem]:
             message = f"saw {search.trials}, but the grid of arm {arm.name} has {size} points; expected at most {size}"
             yield Problem("search.trials", message)
     if sampler == "cmaes":
-        numbers = [d for d in arm.space.dimensions if isinstance(d, Number) and d.low < d.high]
-        if len(numbers) < 2:
-            message = f"saw 'cmaes', which searches ranges that are always open, of which arm {arm.name} has"
-            yield Problem("search.sampler", f"{message} {len(numbers)}; expected at least 2, or tpe")
+        for branch, open_there in branches(arm.space):
+            count = sum(isinstance(one, Number) and one.low < one.high for one in open_there)
+            if count < 2:
+                where = f"arm {arm.name} with {branch}" if branch else f"arm {arm.name}"
+                message = f"saw 'cmaes', which searches ranges, of which {where} has {count}"
+                yield Problem("search.sampler", f"{message}; expected at least 2, or tpe")
+                return
 
 
 def _pruner_and_steps(search: Search, arm: Arm) -> Iterator[Problem]:

@@ -4,17 +4,16 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
+from aiqn_core.settings import Expected, Settings
 
-class Section(BaseModel):
+
+class Section(Settings):
     """A section of the sweep file that is not part of a training's configuration."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-
-Count = Annotated[int, Field(ge=1)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 
 
@@ -28,7 +27,7 @@ class Words:
 
     def check(self, value: str) -> str:
         if not re.fullmatch(self.pattern, value) or len(value) > self.longest:
-            raise ValueError(self.expected)
+            raise Expected(self.expected)
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_serializer, field_validator
 
-from aiqn_core.config import VECTOR_DATA, TrainConfig, settled
+from aiqn_core.code import Code
+from aiqn_core.config import TrainConfig, of_vectors, settled
+from aiqn_core.settings import Count, Expected
 from orchestrator.clusters import Cluster
 from orchestrator.rungs import evaluations_at
 from orchestrator.runs import SWEEP_NAME
-from orchestrator.section import Count, Section
+from orchestrator.section import Section
 from orchestrator.space import (
     Space,
     apply,
@@ -31,23 +33,34 @@ class Objective(Section):
     """
 
     metric: str = "fd_lite0"
+    """Its name, as evaluations record it."""
     direction: Literal["minimize", "maximize"] = "minimize"
+    """Which way is better: comes with the metric, and can be left out."""
 
 
 class Search(Section):
     """How configurations are found: `trials` for every arm, since equal budgets are the point."""
 
     trials: Count = 20
+    """Configurations of every arm."""
     sampler: dict[str, Any] = Field(default_factory=lambda: {"name": "tpe"})
+    """Who chooses the next configuration, with Optuna's own arguments."""
     pruner: dict[str, Any] = Field(default_factory=lambda: {"name": "none"})
-    # No trial is stopped on the evidence of fewer trials at its step (counting itself). None: as many as one of them
-    # goes on from in a successive halving, else 4.
+    """What stops a trial early, with its own arguments."""
     min_arrivals: Count | None = None
+    """No trial is stopped on the evidence of fewer trials at its step (counting itself).
+
+    None: as many as one of them goes on from in a successive halving, else 4.
+    """
     objectives: Annotated[tuple[Objective, ...], Field(strict=False, alias="objective")] = (Objective(),)
     seed: Seed = 0
-    same_failures: Count | None = 5  # the first trials of a start that may all fail with one exception before it stops
+    """Of the sampler and of all trials."""
+    same_failures: Count | None = 5
+    """The first trials of a start that may all fail with one exception before it stops."""
     enqueue: dict[str, Annotated[tuple[dict[str, Any], ...], Field(strict=False)]] | None = None
-    earlier: Annotated[str | None, Field(alias="from")] = None  # the run folder whose trials the sampler knows already
+    """Arm -> configurations to train first."""
+    earlier: Annotated[str | None, Field(alias="from")] = None
+    """The run folder whose trials the sampler knows already."""
 
     @field_validator("sampler", "pruner", mode="before")
     @classmethod
@@ -63,7 +76,7 @@ class Search(Section):
     @classmethod
     def _differ(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
         if not value or len({objective.metric for objective in value}) < len(value):
-            raise ValueError("one objective, or several whose metrics differ")
+            raise Expected("one objective, or several whose metrics differ")
         return value
 
     @field_serializer("objectives")
@@ -81,15 +94,19 @@ class Final(Section):
     """The `top` configurations of each arm, trained again with each of the `seeds`, longer and measured better."""
 
     top: Count = 1
+    """How many configurations of each arm."""
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0, 1, 2)
-    steps: Count | None = None  # None: those of the arm
+    """With which each of them is trained."""
+    steps: Count | None = None
+    """None: those of the arm."""
     evaluate: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `evaluate` that differ in the finals."""
 
     @field_validator("seeds")
     @classmethod
     def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError("seeds that differ")
+            raise Expected("seeds that differ")
         return value
 
 
@@ -97,24 +114,28 @@ class Resources(Section):
     """What one trial gets, and how often it is tried again after an infrastructure failure."""
 
     cpu: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores of each trial."""
     gpu: Annotated[float, Field(ge=0)] = 0.0
-    workers: Count = 1  # processes that train one trial together, each with this cpu and gpu
+    """GPUs of each trial: 0, a fraction, or a whole number."""
+    workers: Count = 1
+    """Processes that train one trial together, each with this cpu and gpu."""
     retries: Annotated[int, Field(ge=0)] = 2
-    # A trial that records nothing for so long hangs: its process is ended, and it is tried again.
+    """How often a trial is tried again after a failure that is not its own."""
     silent_minutes: Annotated[float, Field(gt=0)] | None = 120.0
+    """A trial that records nothing for so long hangs: its process is ended, and it is tried again."""
 
     @field_validator("cpu", "gpu")
     @classmethod
     def _whole_above_one(cls, value: float) -> float:
         if value > 1 and value != int(value):  # Ray refuses these only when the first trial starts
-            raise ValueError("a fraction up to 1, or a whole number")
+            raise Expected("a fraction up to 1, or a whole number")
         return value
 
     @field_validator("workers")
     @classmethod
     def _whole_gpus(cls, value: int, info: ValidationInfo) -> int:
         if value > 1 and info.data.get("gpu", 0) not in (0, 1):  # NCCL refuses two workers on one GPU
-            raise ValueError(f"1, as gpu is {info.data['gpu']:g}; several workers take gpu: 0 or gpu: 1 each")
+            raise Expected(f"1, as gpu is {info.data['gpu']:g}; several workers take gpu: 0 or gpu: 1 each")
         return value
 
 
@@ -122,19 +143,22 @@ class Budget(Section):
     """Limits of the whole sweep; None is no limit."""
 
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """GPU-hours of all trials together."""
     hours: Annotated[float, Field(gt=0)] | None = None
+    """Hours of wall clock."""
 
 
 class Tracking(Section):
     """Where MLflow keeps its mirror; None is $MLFLOW_TRACKING_URI, or else a SQLite file in the run folder."""
 
     uri: str | None = None
+    """MLflow's store; left out, the environment's or a file in the run folder."""
 
     @field_validator("uri")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
         if value is not None and not is_known(value):
-            raise ValueError(EXPECTED)
+            raise Expected(EXPECTED)
         return value
 
 
@@ -144,6 +168,7 @@ class OwnSections(Section):
     name: str
     search: Search = Search()
     final: Final | None = None
+    """The best configurations again, longer and with several seeds."""
     resources: Resources = Resources()
     budget: Budget = Budget()
     tracking: Tracking = Tracking()
@@ -153,7 +178,7 @@ class OwnSections(Section):
     @classmethod
     def _never_a_path(cls, value: str) -> str:
         if not SWEEP_NAME.fullmatch(value) or len(value) > 100:
-            raise ValueError("up to 100 letters, digits, '_', '.' and '-', the first a letter or digit")
+            raise Expected("up to 100 letters, digits, '_', '.' and '-', the first a letter or digit")
         return value
 
 
@@ -181,13 +206,14 @@ class Sweep:
     budget: Budget
     tracking: Tracking
     cluster: Cluster
+    code: Code | None = None  # somebody's own, imported
 
     def config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
         """The configuration of a search trial with the chosen `params` (dotted path -> value), scored at every rung."""
         config = TrainConfig.from_dict({**apply(self.arms[arm].base, params), "seed": seed})
         settings = config.evaluate
         at = evaluations_at(self.search.pruner, settings.every, config.train.steps, settings.at)
-        return replace(config, evaluate=replace(settings, at=None if at is None else tuple(at)))
+        return replace(config, evaluate=settings.changed(at=None if at is None else tuple(at)))
 
     def final_config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
         """The configuration of a final: the same, with the steps and the evaluation of `final`."""
@@ -263,5 +289,5 @@ def with_final(mapping: Mapping[str, Any], final: Final | None) -> dict[str, Any
     if final is None:
         return dict(mapping)
     steps = {} if final.steps is None else {"steps": final.steps}
-    extrapolate = {} if mapping["data"]["name"] in VECTOR_DATA else {"extrapolate": True}
+    extrapolate = {} if of_vectors(mapping) else {"extrapolate": True}
     return merge(mapping, {"train": steps, "evaluate": {**extrapolate, **final.evaluate}})

@@ -66,7 +66,7 @@ SCALAR = (str, int, float, bool, type(None))
 
 # ---- the files ----------------------------------------------------------------------------------------------------
 
-MODEL = {"name": Maybe(str), "layers": Maybe(COUNT), "planes": Maybe(COUNT), "conditional": Maybe(bool)}
+MODEL = {"name": Maybe(str), "conditional": Maybe(bool)}  # the other keys are those of anybody's method
 TRAINING = {
     "model": Maybe(MODEL),
     "data": Maybe({"name": str, "path": Maybe(str)}),

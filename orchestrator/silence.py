@@ -50,7 +50,16 @@ class Watch:
 
 
 def watched(items: Iterator[Item], folder: TrialFolder, seconds: float | None) -> Iterator[Item]:
-    """The items, with a watch on the time that each takes to come; None: no watch."""
+    """The items, with a watch on the time that each but the first takes to come; None: no watch.
+
+    Until the first has come a trial loads: models, checkpoints, the libraries of its optimizer. Its status says when
+    that is over; a trial that hangs before is ended by the driver.
+    """
+    first = next(items, None)
+    folder.update_status(loaded=True, sync=False)
+    if first is None:
+        return
+    yield first
     if seconds is None:
         yield from items
         return

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aiqn_core.code import keep
 from aiqn_core.config import ConfigError, TrainConfig
 from orchestrator.causes import Stage
 from orchestrator.document import Document, SweepError
 from orchestrator.runs import FORMAT, SWEEP_NAME, RunFolder, RunFolderError, TrialFolder, write_bytes, write_json
+from orchestrator.sweep import imported_code
 from orchestrator.trial import Assignment, check_folder, run_trial
 
 COMMAND = "aiqn train"
@@ -20,8 +22,11 @@ def load_config(path: Path | str, environ: Mapping[str, str] = os.environ) -> tu
     """The configuration in a YAML file and the file's text; raises SweepError with every mistake at its line."""
     document = Document(Path(path), environ)
     text = document.read()
+    code = imported_code(document)
+    if document.mistakes:
+        raise SweepError(document.mistakes)
     try:
-        return TrainConfig.from_dict(document.values), text
+        return TrainConfig.from_dict({**document.values, "code": None if code is None else code.recorded()}), text
     except ConfigError as error:
         for problem in error.problems:
             document.complain(*problem)
@@ -89,5 +94,7 @@ def _describe(
         "metrics": {assignment.arm: {metric.name: metric.facts() for metric in config.metrics}},
         "sweep": sweep,
     }
+    if config.code is not None:
+        keep(config.code, run.path)
     write_bytes(run.sweep_yaml, text.encode())
     write_json(run.sweep_json, content)

@@ -13,21 +13,18 @@ import difflib
 import itertools
 import json
 import math
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-from aiqn_core.config import ConfigError, Problem, TrainConfig, join, nearest, shown
+from aiqn_core.config import NAMED, SECTIONS, ConfigError, Problem, join, key_types, nearest, shown
 
 if TYPE_CHECKING:  # importing Optuna takes 0.4 s, and `aiqn --help` does not need it
     from optuna.trial import BaseTrial
 
-SECTIONS = tuple(
-    name for name in get_type_hints(TrainConfig) if name != "seed"
-)  # seeds are given to trials, not chosen
+Keys = Mapping[str, Any]  # every dotted key of a configuration -> its type, as `key_types` gives them
 RULER = ("data", "evaluate")  # what all trials are measured by
 LARGEST_GRID = 10_000
 RANGE_KEYS = ("low", "high", "log", "step")
@@ -91,9 +88,9 @@ class Space:
     dimensions: tuple[Number | Choice, ...] = ()
 
     @classmethod
-    def from_dict(cls, mapping: object, path: str = "space") -> "Space":
+    def from_dict(cls, mapping: object, path: str = "space", keys: Keys | None = None) -> "Space":
         """The space of a mapping; raises ConfigError with every problem, its path below `path`."""
-        space, problems = parse_space(mapping, path)
+        space, problems = parse_space(mapping, path, keys)
         if problems:
             raise ConfigError(problems)
         return space
@@ -113,10 +110,13 @@ class Space:
                 yield from dimension.branches[dimension.index(_encode(params[dimension.path]))].active(params)
 
 
-def parse_space(mapping: object, path: str) -> tuple[Space, list[Problem]]:
-    """The space of the dimensions that could be read, and what is wrong with the others."""
+def parse_space(mapping: object, path: str, keys: Keys | None = None) -> tuple[Space, list[Problem]]:
+    """The space of the dimensions that could be read, and what is wrong with the others.
+
+    `keys` are those that the arm's configuration can have; None: those of what comes with this package.
+    """
     problems: list[Problem] = []
-    space = _parse_space(mapping, path, "", problems)
+    space = _parse_space(mapping, path, "", problems, own_keys() if keys is None else keys)
     overlaps: list[Problem] = []
     _find_overlaps(space, overlaps)
     problems.extend(overlaps)
@@ -246,24 +246,15 @@ def grid(space: Space) -> list[dict[str, Any]]:
 
 
 @cache
-def field_type(path: str) -> Any:
-    """The type of a key of TrainConfig (a class for a section), or None where the path names nothing."""
-    kind: Any = TrainConfig
-    for key in path.split("."):
-        hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-        if key not in hints:
-            return None
-        kind = hints[key]
-        if get_origin(kind) in (Union, types.UnionType):
-            kind = next(arg for arg in get_args(kind) if arg is not type(None))
-    return kind
+def own_keys() -> Keys:
+    """The keys of everything that comes with this package."""
+    return key_types()
 
 
-@cache
-def searchable() -> tuple[str, ...]:
+def searchable(keys: Keys | None = None) -> tuple[str, ...]:
     """All dotted paths that a space may vary: sections and their keys."""
-    sections = [section for section in SECTIONS if section not in RULER]
-    return tuple(path for s in sections for path in (s, *(f"{s}.{key}" for key in get_type_hints(field_type(s)))))
+    known = own_keys() if keys is None else keys
+    return tuple(path for path in known if path != "seed" and path.partition(".")[0] not in RULER)
 
 
 def _options(dimension: Number | Choice, points: Any, below: Any) -> Iterator[dict[str, Any]]:
@@ -305,8 +296,7 @@ def _text(value: Any) -> str:
 def _section(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
-    kind = field_type(key)
-    return {"name": value} if isinstance(value, str) and "name" in getattr(kind, "__annotations__", ()) else value
+    return {"name": value} if isinstance(value, str) and key in NAMED else value
 
 
 def _dimension_dict(dimension: Number | Choice) -> Any:
@@ -318,7 +308,7 @@ def _dimension_dict(dimension: Number | Choice) -> Any:
     return {"choices": list(dimension.values), "spaces": {_text(value): branch.to_dict() for value, branch in branches}}
 
 
-def _parse_space(mapping: object, where: str, branch: str, problems: list[Problem]) -> Space:
+def _parse_space(mapping: object, where: str, branch: str, problems: list[Problem], keys: Keys) -> Space:
     if mapping is None:
         return Space()
     if not isinstance(mapping, Mapping):
@@ -327,17 +317,19 @@ def _parse_space(mapping: object, where: str, branch: str, problems: list[Proble
         )
         problems.append(Problem(where, message))
         return Space()
-    parsed = [_parse_dimension(key, value, join(where, key), branch, problems) for key, value in mapping.items()]
+    parsed = [_parse_dimension(key, value, join(where, key), branch, problems, keys) for key, value in mapping.items()]
     return Space(tuple(dimension for dimension in parsed if dimension))
 
 
-def _parse_dimension(key: Any, value: Any, where: str, branch: str, problems: list[Problem]) -> Number | Choice | None:
-    if key not in searchable():
-        problems.append(Problem(where, _not_searchable(key)))
+def _parse_dimension(
+    key: Any, value: Any, where: str, branch: str, problems: list[Problem], keys: Keys
+) -> Number | Choice | None:
+    if key not in searchable(keys):
+        problems.append(Problem(where, _not_searchable(key, keys)))
         return None
     name = key + branch
     if isinstance(value, Mapping) and any(word in value for word in RANGE_KEYS):
-        return _parse_number(key, value, where, name, problems)
+        return _parse_number(key, value, where, name, problems, keys[key])
     if isinstance(value, list) and value and all(map(_is_json, value)):
         values, branches = value, [Space()] * len(value)
     elif isinstance(value, Mapping) and value and all(map(_is_json, value)):
@@ -348,14 +340,14 @@ def _parse_dimension(key: Any, value: Any, where: str, branch: str, problems: li
         values = list(value)
         contexts = [f"{branch} | {key}={_text(choice)}" for choice in values]
         branches = [
-            _parse_space(below, join(where, choice), context, problems)
+            _parse_space(below, join(where, choice), context, problems, keys)
             for (choice, below), context in zip(value.items(), contexts, strict=True)
         ]
     else:
         message = f"saw {shown(value)}, expected a list of choices, {{low: ..., high: ...}}, or a mapping of choices"
         problems.append(Problem(where, message))
         return None
-    if field_type(key) is float:
+    if keys[key] is float:
         values = [float(v) if type(v) is int else v for v in values]
     texts = [_text(v) for v in values]
     if repeated := sorted({text for text in texts if texts.count(text) > 1}):
@@ -364,19 +356,17 @@ def _parse_dimension(key: Any, value: Any, where: str, branch: str, problems: li
     return Choice(key, where, name, tuple(values), tuple(branches))
 
 
-def _parse_number(key: str, value: Mapping, where: str, name: str, problems: list[Problem]) -> Number | None:
-    found = list(_number_problems(key, value, where))
+def _parse_number(key: str, value: Mapping, where: str, name: str, problems: list[Problem], kind: Any) -> Number | None:
+    found = list(_number_problems(key, value, where, kind))
     problems.extend(found)
     if found:
         return None
-    kind = field_type(key)
     low, high = kind(value["low"]), kind(value["high"])
     step = None if value.get("step") is None else kind(value["step"])
     return Number(key, where, name, low, high, value.get("log", False), step, kind is int)
 
 
-def _number_problems(key: str, value: Mapping, where: str) -> Iterator[Problem]:
-    kind = field_type(key)
+def _number_problems(key: str, value: Mapping, where: str, kind: Any) -> Iterator[Problem]:
     if kind not in (int, float):
         yield Problem(where, f"saw a range, but {key} is not a number; expected a list of choices")
         return
@@ -422,11 +412,11 @@ def _is_number(value: Any, kind: type) -> bool:
     return type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
 
 
-def _not_searchable(key: object) -> str:
-    valid = searchable()
+def _not_searchable(key: object, keys: Keys) -> str:
+    valid = searchable(keys)
     if key == "seed":
         return "seeds are given to trials, not searched; expected another key, or search.seed for other trials"
-    if str(key).partition(".")[0] in RULER and field_type(str(key)) is not None:
+    if str(key).partition(".")[0] in RULER and str(key) in keys:
         return f"all trials of a sweep share one data and evaluate section; expected one of: {', '.join(valid)}"
     close = difflib.get_close_matches(str(key), valid, n=1)
     last = {path.rpartition(".")[2]: path for path in reversed(valid)}  # `lr` for `optimizer.lr`
@@ -466,7 +456,7 @@ def _overlaps(own: Places, known: Places) -> list[Problem]:
 
 
 def _sets(dimension: Number | Choice) -> list[str]:
-    if isinstance(dimension, Number) or not dataclasses.is_dataclass(field_type(dimension.path)):
+    if isinstance(dimension, Number) or dimension.path not in SECTIONS:
         return [dimension.path]
     sections = [_section(dimension.path, value) for value in dimension.values]
     keys = {join(dimension.path, key) for value in sections if isinstance(value, dict) for key in value}

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from aiqn_core.code import keep
 from orchestrator import shapes
 from orchestrator.continuing import check_continues
 from orchestrator.control import note_stop, take_requests
@@ -136,6 +137,8 @@ def open_run(run: RunFolder, sweep: Sweep) -> Store:
         "data": data,
         "store": store.recorded(),
     }
+    if sweep.code is not None:
+        keep(sweep.code, run.path)
     if content != before:
         write_bytes(run.sweep_yaml, sweep.text.encode())
         write_json(run.sweep_json, content)

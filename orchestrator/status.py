@@ -11,6 +11,7 @@ from orchestrator.runs import DAMAGED, Damage, Run, RunFolder, TrialFolder, load
 from orchestrator.submit.targets import state_line
 
 TROUBLED = (State.FAILED, State.DIVERGED, State.STOPPED)
+HEEDLESS = ("random", "grid", "qmc")  # samplers that ask no trial how it ended
 MOST_DAMAGED = 10  # that are listed
 SHOWN = 3  # trials of each cause that are named with their logs
 
@@ -28,7 +29,7 @@ def status_lines(run_folder: Path | str) -> list[str]:
             own = [run for run in runs if (run.arm, run.stage) == (arm, stage)]
             if stage == Stage.SEARCH or sweep["final"] or own:
                 lines.append(f"  {arm} {stage}: {_stage(own, stage, sweep)}")
-    lines += [*_causes(runs), *_troubles(runs), *_damages(runs)]
+    lines += [*_causes(runs, sweep), *_troubles(runs), *_damages(runs)]
     if (owner := folder.owner()) is not None:
         lines.append(f"driver: {owner}")
     if not content["finished"]:
@@ -70,17 +71,27 @@ def _scored(run: Run, metric: str) -> bool:
     return run.state == "completed" and bool(run.curve(metric))
 
 
-def _causes(runs: list[Run]) -> list[str]:
-    """How often each cause cut off an attempt, and how often it ended a trial."""
+def _causes(runs: list[Run], sweep: dict) -> list[str]:
+    """How often each cause cut off an attempt, and how often it ended a trial; what the sampler makes of that."""
     retried = Counter(cause for run in runs for cause in run.status.get("causes") or ())
-    ended = Counter(run.cause for run in runs if run.cause is not None and run.state in TROUBLED)
+    troubled = [run for run in runs if run.cause is not None and run.state in TROUBLED]
+    ended = Counter(run.cause for run in troubled)
+    searched = {run.cause for run in troubled if run.stage == Stage.SEARCH}
     lines = []
     for cause in sorted({*retried, *ended}):
         counts = [f"ended {ended[cause]}"] if ended[cause] else []
         counts += [f"tried again {retried[cause]}"] if retried[cause] else []
-        told = " (the sampler avoids it)" if ended[cause] and End(State.FAILED, cause).policy.told == "PRUNED" else ""
-        lines.append(f"  {cause}: {', '.join(counts)}{told}")
+        known = cause in searched and End(State.FAILED, cause).policy.told == "PRUNED"
+        lines.append(f"  {cause}: {', '.join(counts)}{_heard(sweep) if known else ''}")
     return ["causes:", *lines] if lines else []
+
+
+def _heard(sweep: dict) -> str:
+    sampler = sweep["search"].get("sampler")
+    if not isinstance(sampler, dict):  # of an older version
+        return ""
+    name = sampler.get("name")
+    return f" ({name} draws on regardless)" if name in HEEDLESS else f" ({name} counts it as the worst)"
 
 
 def _troubles(runs: list[Run]) -> list[str]:

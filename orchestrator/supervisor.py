@@ -30,13 +30,13 @@ def supervise(drive: Callable[[], None]) -> int:
             if code not in (RAY_DIED, CLUSTER_LOST):
                 return code
             show_cursor()
-            if signals.asked:
-                return INTERRUPTED
             if code == CLUSTER_LOST:
                 where = os.environ.get(ADDRESS, "")
                 tell(
                     f"The Ray cluster at {where} is gone. Nothing is lost: run the same command again once it is back."
                 )
+                return INTERRUPTED
+            if signals.asked:
                 return INTERRUPTED
             if again < STARTS_AGAIN:
                 tell(f"Ray has died on this machine; starting it again ({again + 1} of {STARTS_AGAIN}).")

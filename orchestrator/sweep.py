@@ -1,26 +1,34 @@
 """The sweep file: YAML to a Sweep, with every mistake shown at its line."""
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from aiqn_core.config import TrainConfig, join, nearest, one_of, section_defaults, shown
+from aiqn_core.code import Code, load_code
+from aiqn_core.config import (
+    NAMED,
+    PLAIN,
+    SECTIONS,
+    ConfigError,
+    all_keys,
+    join,
+    key_types,
+    loss_keys,
+    nearest,
+    section_defaults,
+    shown,
+)
+from aiqn_core.settings import fields, message
 from orchestrator.checks import check_configurations, check_data_is_there, check_weights_are_there
 from orchestrator.document import KEYS, Document, SweepError
 from orchestrator.objectives import with_objectives
 from orchestrator.runs import NAME
 from orchestrator.search_checks import check_search
 from orchestrator.sections import Arm, OwnSections, Sweep
-from orchestrator.space import (
-    SECTIONS,
-    Space,
-    merge,
-    parse_space,
-)
+from orchestrator.space import Choice, Space, merge, parse_space
 
 
 def load_sweep(
@@ -39,7 +47,8 @@ def load_sweep(
     text = document.read()
     for position, setting in enumerate(overrides):
         document.override(setting, position)
-    arms = _arms(document)
+    code = imported_code(document)
+    arms = _arms(document, code)
     own = _own_sections(document, arms)
     check_search(document, own, arms)
     check_configurations(document, own, arms)
@@ -49,7 +58,7 @@ def load_sweep(
     if document.mistakes:
         raise SweepError(document.mistakes)
     sections = {name: getattr(own, name) for name in OwnSections.model_fields}
-    return Sweep(Path(path), text, question=_question(text) or own.name, arms=arms, **sections)
+    return Sweep(Path(path), text, question=_question(text) or own.name, arms=arms, code=code, **sections)
 
 
 def _question(text: str) -> str:
@@ -67,7 +76,7 @@ def _question(text: str) -> str:
 
 def _own_sections(document: Document, arms: dict[str, Arm]) -> OwnSections:
     """The sections besides arms and trainings; a key that is wrong has its default, so that the others are checked."""
-    given = {key: value for key, value in document.values.items() if key not in (*SECTIONS, "arms")}
+    given = {key: value for key, value in document.values.items() if key not in (*SECTIONS, "arms", "code")}
     given = with_objectives(document, _with_words_as_keys(document, given, ""), arms)
     try:
         return OwnSections.model_validate(given)
@@ -112,62 +121,44 @@ def _dotted_path(location: Iterable[int | str], given: Any) -> str:
     return path
 
 
-_EXPECTED = {
-    "int_type": "an integer",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "string_type": "a string",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "greater_than": "a number > {gt:g}",
-    "greater_than_equal": "a number >= {ge:g}",
-    "less_than": "a number < {lt:g}",
-    "too_short": "at least {min_length}",
-    "string_pattern_mismatch": "one word of letters, digits and _.,:/@+=-",
-}
-
-
 def _message(detail: Any) -> str:
     """A pydantic error in our words."""
-    kind, seen, context = detail["type"], detail["input"], detail.get("ctx", {})
-    if kind == "missing":
+    if detail["type"] == "missing" and detail["loc"] == ("name",):
         return "missing, expected a name for the sweep, for example name: quickstart"
-    if kind in ("extra_forbidden", "model_type"):
-        keys = _keys_at(detail["loc"][:-1] if kind == "extra_forbidden" else detail["loc"])
-        if kind == "extra_forbidden":
-            return f"unknown key; {nearest(detail['loc'][-1], keys)}"
-        return f"saw {shown(seen)}, expected a mapping with keys among: {', '.join(keys)}"
-    if kind == "literal_error":
-        return one_of(seen, re.findall(r"'([^']*)'", context["expected"]))
-    if kind == "value_error":
-        return f"saw {shown(seen)}, expected {context['error']}"
-    expected = _EXPECTED.get(kind, detail["msg"].removeprefix("Input should be ")).format(**context)
-    return f"saw {shown(seen)}, expected {expected}"
+    if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
+        return f"unknown key; {nearest(detail['loc'][0], KEYS)}"
+    return message(OwnSections, detail)
 
 
-def _keys_at(location: Iterable[int | str]) -> tuple[str, ...]:
-    model: type[BaseModel] = OwnSections
-    for key in (key for key in location if isinstance(key, str)):
-        fields = {known: field for name, field in model.model_fields.items() for known in (name, field.alias)}
-        if key in fields:  # else it is a key of somebody's own mapping
-            options = [fields[key].annotation, *get_args(fields[key].annotation)]
-            options += [kind for option in options for kind in get_args(option)]
-            sections = [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]
-            model = next(iter(sections), model)
-    return KEYS if model is OwnSections else tuple(field.alias or name for name, field in model.model_fields.items())
+def imported_code(document: Document) -> Code | None:
+    """The file or folder beside the sweep file that `code` names, imported; notes what is wrong with it."""
+    named = document.values.get("code")
+    if named is None:
+        return None
+    if not isinstance(named, str) or not named or Path(named).is_absolute() or ".." in Path(named).parts:
+        document.complain("code", f"saw {shown(named)}, expected a Python file or package folder beside this file")
+        return None
+    try:
+        return load_code(document.source.parent / named)
+    except ConfigError as error:
+        for problem in error.problems:
+            document.complain(*problem)
+        return None
 
 
-def _arms(document: Document) -> dict[str, Arm]:
-    defaults = merge(section_defaults(), _training_sections(document, document.values, ""))
-    written = document.values.get("arms")
+def _arms(document: Document, code: Code | None) -> dict[str, Arm]:
+    defaults = merge(section_defaults(), _training_sections(document, document.values, "", code))
+    keys, written = key_types(code), document.values.get("arms")
     if not isinstance(written, dict) or not written:
         seen = f"saw {shown(written)}" if "arms" in document.values else "missing"
         document.complain("arms", f"{seen}, expected at least one arm, such as pixelcnn: {{model: pixelcnn}}")
         return {"": Arm("", defaults, Space())}  # so that the trainings' sections are still checked
-    return {str(name): _arm(document, name, section, defaults) for name, section in written.items()}
+    return {str(name): _arm(document, name, section, defaults, code, keys) for name, section in written.items()}
 
 
-def _arm(document: Document, name: Any, section: Any, defaults: dict[str, Any]) -> Arm:
+def _arm(
+    document: Document, name: Any, section: Any, defaults: dict[str, Any], code: Code | None, keys: Mapping[str, Any]
+) -> Arm:
     path = join("arms", name)
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 64:
         message = f"saw the name {name!r}, expected up to 64 letters, digits, '_' and '.', the first a letter or digit"
@@ -179,18 +170,48 @@ def _arm(document: Document, name: Any, section: Any, defaults: dict[str, Any]) 
     for key in section:
         if key not in valid:
             document.complain(join(path, key), f"unknown key; {nearest(key, valid)}")
-    space, problems = parse_space(section.get("space"), join(path, "space"))
+    space, problems = parse_space(section.get("space"), join(path, "space"), keys)
     for problem in problems:
         document.complain(*problem)
-    return Arm(str(name), merge(defaults, _training_sections(document, section, path)), space)
+    base = merge(defaults, _training_sections(document, section, path, code))
+    if code is not None and _reaches(code, base, space):
+        base["code"] = code.recorded()
+    return Arm(str(name), base, space)
 
 
-def _training_sections(document: Document, mapping: Mapping[Any, Any], path: str) -> dict[str, Any]:
+def _reaches(code: Code, base: Mapping[str, Any], space: Space) -> bool:
+    """Whether an arm names anything of the code: only then is its hash part of what was trained."""
+    return any(text.startswith(f"{code.name}.") for text in (*_texts(base), *_choices(space)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _choices(space: Space) -> Iterator[str]:
+    for dimension in space.dimensions:
+        if isinstance(dimension, Choice):
+            yield from _texts(list(dimension.values))
+            for branch in dimension.branches:
+                yield from _choices(branch)
+
+
+def _training_sections(document: Document, mapping: Mapping[Any, Any], path: str, code: Code | None) -> dict[str, Any]:
     """The sections of a training that stand in a mapping, without those that are none."""
     sections = merge({}, {key: mapping[key] for key in SECTIONS if key in mapping})
     for key, value in list(sections.items()):
         if not isinstance(value, dict):
-            names = ", ".join(get_type_hints(get_type_hints(TrainConfig)[key]))
+            names = ", ".join(_keys_of(key, code))
             document.complain(join(path, key), f"saw {shown(value)}, expected a mapping with keys among: {names}")
             del sections[key]
     return sections
+
+
+def _keys_of(section: str, code: Code | None) -> list[str]:
+    if section in NAMED:
+        return ["name", *all_keys(NAMED[section], code)]
+    return list(fields(PLAIN[section]) if section in PLAIN else loss_keys(code))

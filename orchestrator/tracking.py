@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -65,7 +66,11 @@ STORE_LOST = 75  # the exit code where the store's file was deleted under us
 
 def default_uri(run: RunFolder) -> str:
     """The tracking store used where the sweep file names none: SQLite inside the run folder."""
-    return f"sqlite:///{run.path.resolve() / 'mlflow.db'}"
+    path = str(run.path.resolve() / "mlflow.db")
+    if "%" not in path and "?" not in path:
+        return f"sqlite:///{path}"
+    # SQLAlchemy reads the path as part of a URL; where no driver is named, MLflow makes a folder of the quoted name.
+    return f"sqlite+pysqlite:///{quote(path)}"
 
 
 @dataclass
@@ -349,7 +354,7 @@ def fingerprint(run: RunFolder, uri: str, signatures: Mapping[str, Signature]) -
 
     `signatures` are those of the trials' files as they were when they were read.
     """
-    store = database(uri)
+    store = database(run, uri)
     if store is None or not store.exists() or Path(f"{store}-wal").exists():
         return None
     others = [(path.name, path.stat().st_mtime_ns) for path in sent_as_files(run) if path.exists()]
@@ -365,11 +370,6 @@ def nothing_to_send(run: RunFolder, uri: str | None, signatures: Mapping[str, Si
     """
     whole = (read_json(run.mirror) or {}).get("whole")
     return whole is not None and whole == fingerprint(run, uri or default_uri(run), signatures)
-
-
-def database(uri: str) -> Path | None:
-    """The file of a SQLite store."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 class Progress:
@@ -467,10 +467,32 @@ def client(uri: str) -> "MlflowClient":
     return MlflowClient(uri)
 
 
+def database(run: RunFolder, uri: str) -> Path | None:
+    """The file of a store of SQLite; None for a server or another database."""
+    if uri == default_uri(run):
+        return run.path / "mlflow.db"
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def opened(run: RunFolder, uri: str) -> "MlflowClient":
+    """A client of a store. A new one of SQLite is made whole or not at all: MLflow never mends one half made."""
+    file = database(run, uri)
+    if file is not None and file.parent.is_dir() and not file.exists() and "?" not in uri:
+        ending = f".{uuid.uuid4().hex[:8]}.new"  # never one that MLflow has seen: it keeps what it has opened
+        new = file.with_name(file.name + ending)
+        try:
+            client(uri + ending).search_experiments()
+            if not file.exists():  # another process may have made it meanwhile
+                new.rename(file)
+        finally:
+            new.unlink(missing_ok=True)
+    return client(uri)
+
+
 def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
     """Keep the store up to date until `last_round` is set and everything is sent; False where patience ended first."""
     progress, deadline = Progress(run, uri), math.inf
-    file = database(uri)
+    file = database(run, uri)
     identity: int | None = None
     while True:
         last = last_round.is_set()  # read before the folder, so that nothing written before it is missed
@@ -481,7 +503,7 @@ def mirror(run: RunFolder, uri: str, last_round: threading.Event) -> bool:
         looked = time.monotonic() - begin
         try:
             if progress.recorded or last:
-                progress.send(client(uri), last)
+                progress.send(opened(run, uri), last)
         except Exception as reason:  # whatever a store or the way to it may raise: wait, and try again
             error = str(reason) if isinstance(reason, RunFolderError) else plain(reason, uri)
             hopeless = isinstance(reason, RunFolderError) or OUTDATED in str(reason)
@@ -566,7 +588,7 @@ def serve(run_folder: Path | str, host: str, port: int) -> None:
     uri = store.uri or default_uri(run)
     os.environ.update(QUIET)
     try:
-        client(uri)
+        opened(run, uri)
         bring_home(run, uri, own=not store.uri)
     except RunFolderError:
         raise
@@ -590,8 +612,11 @@ GUARD = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), s
 
 @contextmanager
 def ending_with_us(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a command that starts processes of its own; all of them end with the block, and with this process."""
-    server = subprocess.Popen(command, start_new_session=True)
+    """Run a command that starts processes of its own; all of them end with the block, and with this process.
+
+    What it prints goes to standard error: standard output is ours.
+    """
+    server = subprocess.Popen(command, start_new_session=True, stdout=2)
     watch = [sys.executable, "-c", GUARD, str(server.pid)]
     nowhere = subprocess.DEVNULL
     with subprocess.Popen(watch, stdin=subprocess.PIPE, stderr=nowhere, start_new_session=True) as guard:

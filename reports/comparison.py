@@ -299,15 +299,17 @@ def papers(data: str, finals: Sequence[Run]) -> Published | None:
     found = set()
     for run in finals:
         model, record = run.config.get("model") or {}, last_record(run, "fid")
+        written = model.get("layers")
+        layers: int = written if isinstance(written, int) else 0  # of somebody's method it may be a list
         protocol = run.provenance.get("protocol") or {}
         same = (
             bool(record)
             and record.get("samples") == PAPER_SAMPLES
             and protocol.get("reference") == PAPER_REFERENCE
-            and model.get("planes") == PAPER_PLANES.get(model.get("layers", 0))
+            and model.get("planes") == PAPER_PLANES.get(layers)
             and all(model.get(key, value) in (None, value) for key, value in PAPER_MODEL.items())
             and protocol.get("model_weights") == "averaged"
         )
-        key = (data, str(model.get("name")), model.get("layers", 0), bool(model.get("conditional")))
+        key = (data, str(model.get("name")), layers, bool(model.get("conditional")))
         found.add(PAPER.get(key) if same else None)
     return found.pop() if len(found) == 1 else None

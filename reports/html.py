@@ -28,6 +28,7 @@ from reports.search_figures import effect_figures, search_figures
 from reports.search_tables import budget_table, choice_table, importance_table, top_configurations, verdict_table
 from reports.tables import Table
 from reports.templates import environment
+from reports.terminal import terminal_text
 from reports.trial_page import sample_grid, sample_steps, write_trial_pages
 
 STRIP = 6  # sample grids of a strip over training
@@ -95,6 +96,7 @@ def _write_page(results: Results, folder: Path) -> Path:
     ranking = [] if shown["baselines"].shown.empty else [shown["baselines"]]
     said = [shown["comparison"], *ranking, *(shown[f"verdicts{view.suffix}"] for view in results.views)]
     write_bytes(folder / "answer.md", answer_text(results, said).encode(), sync=False)
+    write_bytes(folder / "answer.txt", terminal_text(results).encode(), sync=False)
     return folder / "index.html"
 
 

@@ -37,7 +37,7 @@ arms:
 FINAL
 """
 FINAL = "final: {top: 1, seeds: [0, 1, 7], steps: 80}"
-PATIENCE = 600.0  # seconds that anything may take on a busy machine
+PATIENCE = 1200.0  # seconds that anything may take on a machine with much else to do
 
 
 def sweep_text(trials=17, final=FINAL, more=""):
@@ -88,6 +88,7 @@ KINDS = {
     "workers": "ray::ResourceTrainable",
     "agents": "Agent",
     "monitors": "monitor.py",
+    "driver": "orchestrator.cli sweep",
 }
 
 

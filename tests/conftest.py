@@ -86,6 +86,18 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def few_undisturbed(tmp_path_factory):
+    """The numbers of a sweep of five trials for each arm that nobody disturbed, as the chaos tests have it."""
+    from chaos import Driver, folder_of, sweep_text
+    from measured import numbers
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with Driver(folder, sweep_text(trials=5, final="")) as driver:
+        driver.finish()
+    return numbers(folder_of(folder))
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A run folder of its own for tests that change it."""

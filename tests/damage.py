@@ -13,12 +13,14 @@ import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import typer
 from documents import at, places
 from typer.testing import CliRunner
 
 from aiqn_core.config import config_hash
+from orchestrator import tracking
 from orchestrator.causes import End, State
 from orchestrator.cli import app
 from orchestrator.ledger import Ledger
@@ -349,6 +351,20 @@ def without_charts(monkeypatch):
         monkeypatch.setattr(module, "write_chart", lambda chart, name, folder: "<svg/>", raising=False)
 
 
+def without_server(monkeypatch):
+    """Let `aiqn ui` do all but serve: read the folder, look into its store, and say the address."""
+    listening = []
+
+    @contextmanager
+    def begun(command):
+        listening.append(command)
+        yield SimpleNamespace(poll=lambda: None, wait=lambda: 0)
+        listening.clear()
+
+    monkeypatch.setattr(tracking, "ending_with_us", begun)
+    monkeypatch.setattr(tracking, "answers", lambda *_: bool(listening))
+
+
 def read_as(run):
     """What the report reads of a folder, as text without the words of a damage: where it is the same, so is the page.
 
@@ -382,9 +398,21 @@ class Readers:
             "sweep --dry-run": ("sweep", file, "--dry-run", *runs),
             "search.from": ("sweep", folder / "next.yaml", "--dry-run", "--runs", folder / "others"),
             "report": ("report", path, "--to", folder / "report"),
+            "ui": ("ui", path, "--port", "1"),
         }
 
-    NAMES = ("status", "stop", "replay", "plan", "plan --from", "sweep --dry-run", "search.from", "report", "start")
+    NAMES = (
+        "status",
+        "stop",
+        "replay",
+        "plan",
+        "plan --from",
+        "sweep --dry-run",
+        "search.from",
+        "report",
+        "start",
+        "ui",
+    )
 
     def ask(self, name):
         if name == "report" and (read := read_as(self.run)) is not None:

@@ -91,6 +91,7 @@ class Machines:
         run("ip", "-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
         run("ip", "-n", name, "link", "set", "eth0", "up")
         run("ip", "-n", name, "link", "set", "lo", "up")
+        run("ip", "-n", name, "route", "add", "default", "dev", "eth0")  # Ray looks there for its own address
         return number
 
     def host(self, number):
@@ -116,7 +117,7 @@ class Machines:
         self.processes.append(process)
         return process
 
-    def ray(self, number, head=None, cpus=1, **variables):
+    def ray(self, number, head=None, cpus=1, options=(), **variables):
         """A Ray node: the head, or one that joins it."""
         where = ("--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={self.scratch}")
         if head is not None:
@@ -125,6 +126,7 @@ class Machines:
             number,
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *where),
             *(f"--node-ip-address={self.address(number)}", f"--num-cpus={cpus}", "--object-store-memory=100000000"),
+            *options,
             log=f"ray-{number}.log",
             **variables,
         )
@@ -144,14 +146,19 @@ class Machines:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def unplug(self, number):
+        """Nothing that is sent to the machine arrives any more, and nobody says so."""
+        run("ip", "link", "set", f"{self.host(number)}o", "down")
+
     def close(self):
         """End all; returns when nothing of it is left."""
-        for number, _ in enumerate(self.hosts, start=1):
-            self.kill(number)
         for process in self.processes:
-            process.wait(30)
+            if process.poll() is None:  # also one that has not yet got as far as its namespace
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(30)
         for number, name in enumerate(self.hosts, start=1):
-            wait_for(lambda number=number: not self.pids(number), 60)  # a namespace lives as long as a process in it
+            wait_for(lambda number=number: self.kill(number) is None and not self.pids(number), 60)
             run("ip", "link", "del", f"{name}o")
             run("ip", "netns", "del", name)
         run("ip", "link", "del", f"{self.label}br")

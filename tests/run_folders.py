@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from aiqn_core.config import MODEL_DEFAULTS, VECTOR_MODELS, TrainConfig
+from aiqn_core.config import MODELS, TrainConfig
 from orchestrator.runs import RunFolder, trial_id, write_json
 from reports.results import Results, read_results
 
@@ -98,8 +98,8 @@ def write_trial(
 
 def facts(arm: str) -> dict[str, Any]:
     """What a sweep records of the metrics of an arm that is named as its model; of any other, those of PixelCNN."""
-    model = arm if arm in MODEL_DEFAULTS else "pixelcnn"
-    data = "banana2d" if model in VECTOR_MODELS else "digits"
+    model = arm if arm in MODELS else "pixelcnn"
+    data = "banana2d" if MODELS[model].data == "vectors" else "digits"
     return {metric.name: metric.facts() for metric in TrainConfig.from_dict({"model": model, "data": data}).metrics}
 
 

@@ -2,20 +2,25 @@
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import ray.exceptions
 import torch
 
+from aiqn_core.cache import CacheError
 from aiqn_core.config import ConfigError, Problem
 from aiqn_core.parallel import WorkerLostError
 from aiqn_core.training import DivergedError
+from aiqn_core.weights import WeightsError
 from orchestrator.causes import POLICIES, Again, Cause, End, Stage, State, ending
+from orchestrator.places import places
 from orchestrator.trial import DataMissingError
 
 RUNNING = {"state": "running"}
 PLACE = Path("/needed/by/all")
+STORAGE = "failed", "storage"
 
 
 def os_error(number, path=None):
@@ -62,6 +67,12 @@ ENDS = [
     (RUNNING, os_error(errno.EROFS), False, False, "failed", "storage"),
     (RUNNING, os_error(errno.EACCES, str(PLACE / "cache" / "file")), False, False, "failed", "storage"),
     (RUNNING, os_error(errno.EACCES, "/somewhere/else"), False, False, "failed", "PermissionError"),
+    (RUNNING, OSError(errno.EXDEV, "x", "/somewhere", None, str(PLACE / "renamed")), False, False, "failed", "storage"),
+    (RUNNING, os_error(errno.ENOTDIR, bytes(PLACE / "file")), False, False, "failed", "storage"),
+    (RUNNING, os_error(errno.EBADF, 7), False, False, "failed", "OSError"),  # a number, no path
+    (RUNNING, FileNotFoundError(errno.ENOENT, "No usable temporary directory found in []"), *2 * [False], *STORAGE),
+    (RUNNING, CacheError("x"), False, False, "failed", "storage"),
+    (RUNNING, WeightsError([Problem("a", "b")]), False, False, "failed", "storage"),
     (RUNNING, RuntimeError("file write failed"), False, False, "failed", "storage"),
     (RUNNING, KeyError("x"), False, False, "failed", "KeyError"),
     (RUNNING, carried(KeyError("x")), False, False, "failed", "KeyError"),
@@ -81,6 +92,21 @@ ENDS = [
 def test_what_is_known_of_an_end_gives_its_cause(status, error, silent, lost, state, word):
     end = ending(status, error, silent=silent, lost=lost, places=[PLACE])
     assert (end.state, end.recorded) == (state, word)
+
+
+def test_what_every_trial_needs_is_nobodys_fault_where_it_fails(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    monkeypatch.setenv("AIQN_CACHE", str(tmp_path / "link"))
+    monkeypatch.setenv("AIQN_INCEPTION", str(tmp_path / "weights.pth"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path)
+    config = {"data": {"name": "own", "path": str(tmp_path / "data")}, "evaluate": {"inception": None}}
+    needed = places(Path("run"), config)
+    for name in ("run/status.json", "link/x", "cache/x", "data/train.npy", "weights.pth", "temporary/x"):
+        for path in (name, str(tmp_path / name)):
+            assert ending(RUNNING, os_error(errno.EACCES, path), places=needed).recorded == "storage", path
+    for name in ("other", "runs/status.json", "weights.pth.old"):
+        assert ending(RUNNING, os_error(errno.EACCES, name), places=needed).recorded == "PermissionError"
 
 
 def test_the_message_is_that_of_the_exception_itself():

@@ -1,6 +1,6 @@
 """Real processes, real kills, a real MLflow server, a real full disk: nothing is lost, repeated or changed.
 
-Not part of `make test`: `make chaos` runs it, in under 15 minutes on two idle cores.
+Not part of `make test`: `make chaos` runs it.
 """
 
 import os

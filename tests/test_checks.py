@@ -28,7 +28,7 @@ def test_five_mistakes_give_five_lines(mistakes):
     assert mistakes(FIVE) == [
         "s.yaml:3: train.bach_size: unknown key; did you mean 'batch_size'? "
         "valid: steps, batch_size, ema_decay, ema_warmup, clip_norm, log_every",
-        "s.yaml:5: search.trials: saw 'six', expected an integer",
+        "s.yaml:5: search.trials: saw 'six', expected an integer >= 1",
         "s.yaml:6: search.sampler.name: saw 'tpee'; did you mean 'tpe'? "
         "valid: random, grid, qmc, tpe, gp, cmaes, nsga2, nsga3",
         "s.yaml:11: arms.one.space.optimizer.lr: saw an empty range, low 0.01 above high 0.0001, expected low <= high",
@@ -48,10 +48,10 @@ def test_five_mistakes_give_five_lines(mistakes):
         ("  one:", "  one-two:", ["7: arms.one-two: saw the name"]),
         ("  one:", "  7:", ["7: arms.7: saw the name 7"]),
         ("  one:", '  "a\\nb":', ["7: arms.a\\nb: saw the name 'a\\nb'"]),
-        ("{trials: 3}", "{trials: 0}", ["5: search.trials: saw 0, expected a number >= 1"]),
+        ("{trials: 3}", "{trials: 0}", ["5: search.trials: saw 0, expected an integer >= 1"]),
         ("{trials: 3}", "{trials: true}", ["5: search.trials: saw True, expected an integer"]),
         ("{trials: 3}", "[3]", ["5: search: saw [3], expected a mapping with keys among: trials, sampler"]),
-        ("{trials: 3}", "{seed: -1}", ["5: search.seed: saw -1, expected a number >= 0"]),
+        ("{trials: 3}", "{seed: -1}", ["5: search.seed: saw -1, expected an integer >= 0"]),
         (
             "{trials: 3}",
             "{objective: {metric: fit}}",
@@ -93,7 +93,7 @@ def test_five_mistakes_give_five_lines(mistakes):
             "train: {steps: 7}",
             "train: {steps: 7}\ncluster: {gpus: -1, env: {A B: x}, slurm: {partition: a b, time: 3}}",
             [
-                "4: cluster.gpus: saw -1, expected a number >= 0",
+                "4: cluster.gpus: saw -1, expected an integer >= 0",
                 "4: cluster.env: saw {'A B': 'x'}, expected names of letters, digits and '_', not A B",
                 "4: cluster.slurm.partition: saw 'a b', expected one word of letters",
                 "4: cluster.slurm.time: unknown key",
@@ -102,7 +102,7 @@ def test_five_mistakes_give_five_lines(mistakes):
         (
             "train: {steps: 7}",
             "train: {steps: 7}\nbudget: {hours: .inf}",
-            ["4: budget.hours: saw inf, expected a finite"],
+            ["4: budget.hours: saw inf, expected a number > 0"],
         ),
         ("train: {steps: 7}", "train: {steps: 7, 5: 6}", ["3: train.5: unknown key"]),
         ("train: {steps: 7}", "train: {steps: 7}\n5: 6", ["4: 5: saw the key 5, expected a word"]),
@@ -127,13 +127,14 @@ def test_a_key_of_some_choices_is_to_be_nested(mistakes):
     (line,) = mistakes(text.replace(flat, f"{flat}\n      optimizer.momentum: {{low: 0.0, high: 0.5}}"))
     assert line == (
         "s.yaml:12: arms.one.space.optimizer.momentum: saw 0.0, but adam has no momentum; it has: "
-        "lr, beta1, beta2, eps; "
+        "lr, weight_decay, beta1, beta2, eps, amsgrad; "
         "nest it inside the choices that take it: "
         "optimizer.name: {sgd: {optimizer.momentum: ...}, rmsprop: {optimizer.momentum: ...}}"
     )
     (line,) = mistakes(text.replace("{name: pixelcnn, layers: 2}", "pixelcnn\n    optimizer: {momentum: 0.5}"))
     assert line == (
-        "s.yaml:9: arms.one.optimizer.momentum: saw 0.5, but adam has no momentum; it has: lr, beta1, beta2, eps "
+        "s.yaml:9: arms.one.optimizer.momentum: saw 0.5, but adam has no momentum; it has: lr, weight_decay, "
+        "beta1, beta2, eps, amsgrad "
         '(when optimizer.name is "adam")'
     )
 

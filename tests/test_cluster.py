@@ -6,10 +6,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 from hosts import ROOT, Machines, end, end_all_with, environment, free_port, holding, run, wait_for
 from measured import numbers
 
+from orchestrator.clusters import AUTOSCALING
 from orchestrator.runs import RunFolder, load_runs, read_json
 
 pytestmark = pytest.mark.cluster
@@ -73,10 +74,10 @@ def machines(tmp_path):
         made.close()
 
 
-def sweep_on(machines, number, folder, *options, **variables):
+def sweep_on(machines, number, folder, *options, head=1, **variables):
     """The command on one of the machines."""
     (folder / "study.yaml").write_text(SWEEP)
-    head = f"{machines.address(1)}:6379"
+    head = f"{machines.address(head)}:6379"
     command = (*AIQN, "sweep", "study.yaml", *options)
     return machines.start(number, *command, log="driver.log", cwd=folder, RAY_ADDRESS=head, **variables)
 
@@ -191,6 +192,81 @@ def test_ray_places_no_trial_on_an_avoided_node():
     assert result.stdout.split() == ["True", "True", "True", "False", "False"], result.stderr
 
 
+# ---- a head that is lost -------------------------------------------------------------------------------------------
+
+
+def held_without_head(machines, folder, lose):
+    """A sweep in the midst of whose trials the head of the cluster is lost; its driver and trials are elsewhere."""
+    variables = holding(folder / "held")
+    machines.ray_runs(machines.add(), cpus=0)
+    machines.ray_runs(machines.add(), head=1, **variables)
+    driver = sweep_on(machines, 2, folder)
+    wait_for(lambda: [item for item in trials(folder / "runs" / "study", "running") if item.history], alive=driver)
+    lose(1)
+    return driver
+
+
+def test_a_lost_head_ends_the_sweep_and_a_new_one_goes_on(undisturbed, machines, tmp_path):
+    driver = held_without_head(machines, tmp_path, machines.unplug)
+    assert driver.wait(60) == 3  # the promise itself
+    said = (tmp_path / "driver.log").read_text()
+    assert f"The Ray cluster at {machines.address(1)}:6379 is gone. Nothing is lost" in said
+    assert "Traceback" not in said
+    (tmp_path / "held").unlink()
+    third = machines.add()
+    machines.ray_runs(third)
+    assert sweep_on(machines, third, tmp_path, head=third).wait(3600) == 0, (tmp_path / "driver.log").read_text()
+    assert numbers(RunFolder(tmp_path / "runs" / "study")) == undisturbed
+
+
+@pytest.mark.parametrize("lose", [Machines.kill, Machines.unplug])
+def test_ctrl_c_ends_a_sweep_whose_head_is_lost(machines, tmp_path, lose):
+    driver = held_without_head(machines, tmp_path, lambda number: lose(machines, number))
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(15) == 3  # the promise itself
+    assert "Traceback" not in (tmp_path / "driver.log").read_text()
+
+
+# ---- a cluster that grows ------------------------------------------------------------------------------------------
+
+WORKER = {"resources": {"CPU": 1, "object_store_memory": 10**8}, "node_config": {}, "min_workers": 1, "max_workers": 3}
+GROWING = {
+    "cluster_name": "growing",
+    "max_workers": 3,
+    "idle_timeout_minutes": 1,
+    "upscaling_speed": 1.0,
+    **{key: {} for key in ("auth", "docker", "file_mounts")},
+    **{key: [] for key in ("initialization_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter")},
+    **{f"{where}setup_commands": [] for where in ("", "head_", "worker_")},
+    **{f"{where}start_ray_commands": [] for where in ("head_", "worker_")},
+    "file_mounts_sync_continuously": False,
+    "head_node_type": "ray.head.default",
+    "available_node_types": {
+        "ray.head.default": {"resources": {}, "node_config": {}, "max_workers": 0},
+        "worker": WORKER,
+    },
+}
+
+
+def test_a_cluster_that_grows_is_asked_for_as_many_machines_as_there_are_trials(undisturbed, machines, tmp_path):
+    """Ray's own autoscaler with machines that are only processes: as KubeRay's, it starts with the fewest."""
+    head, held = machines.add(), tmp_path / "held"
+    provider = {"type": "fake_multinode", "use_node_id_as_ip": True, "gcs_address": f"{machines.address(head)}:6379"}
+    (tmp_path / "growing.yaml").write_text(json.dumps({**GROWING, "provider": provider}))
+    options = (f"--autoscaling-config={tmp_path / 'growing.yaml'}",)
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    fake |= {"AUTOSCALER_HEARTBEAT_TIMEOUT_S": "100000"}  # on a slow machine nodes are late, and sound
+    machines.ray_runs(head, cpus=0, options=options, **holding(held), **fake)
+    driver = sweep_on(machines, head, tmp_path, **{AUTOSCALING: "1"})
+    folder = tmp_path / "runs" / "study"
+    wait_for(
+        lambda: len({item.status["node"] for item in trials(folder, "running") if item.history}) >= 3, alive=driver
+    )
+    held.unlink()
+    assert driver.wait(3600) == 0, (tmp_path / "driver.log").read_text()
+    assert numbers(RunFolder(folder)) == undisturbed
+
+
 # ---- Slurm -------------------------------------------------------------------------------------------------------
 
 SLURM = """\
@@ -218,7 +294,8 @@ FirstJobId={first}
 JobRequeue=1
 KillWait=10
 MpiDefault=none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+SlurmdParameters=config_overrides
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 NodeName=gpu[01-04] NodeAddr=127.0.0.1 Port={elsewhere} CPUs=2 Feature=a100,h100 State=DOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 PartitionName=short Nodes={host} MaxTime=2 State=UP
@@ -239,7 +316,7 @@ def slurm(tmp_path, monkeypatch):
     host = os.uname().nodename.split(".")[0]
     # Jobs of two tests never have one number, from which the ports and the folder of their Ray are made.
     ports = {"port": free_port(), "node_port": free_port(), "first": free_port() * 10, "elsewhere": free_port()}
-    conf.write_text(SLURM.format(folder=folder, host=host, cpus=os.cpu_count(), **ports))
+    conf.write_text(SLURM.format(folder=folder, host=host, **ports))
     monkeypatch.setenv("SLURM_CONF", str(conf))
     munge = [f"--{name}={folder / f'munge.{name}'}" for name in ("socket",)]
     munge += [f"--{name}-file={folder / f'munge.{name}'}" for name in ("key", "pid", "log", "seed")]
@@ -269,6 +346,22 @@ def show(number):
     """What Slurm says of each part of a job."""
     lines = run("scontrol", "show", "job", "--oneliner", number).splitlines()
     return [dict(word.split("=", 1) for word in line.split(" ") if "=" in word) for line in lines]
+
+
+def at_its_limit(job):
+    """Let a job's time limit come within a minute or two of its notice of ten, however long it has run."""
+    hours, minutes, _ = map(int, job["RunTime"].split(":"))
+    run("scontrol", "update", f"JobId={job['JobId']}", f"TimeLimit={60 * hours + minutes + 11}")
+
+
+def go_on_at_once(number):
+    """The parts of a job; those that were put back get their turn now, with more time: Slurm would wait two minutes."""
+    found = show(number)
+    for job in found:
+        assert job["JobState"] != "FAILED", job
+        if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
+            run("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now", "TimeLimit=UNLIMITED")
+    return found
 
 
 def submit_to_slurm(folder, *keys):
@@ -309,37 +402,32 @@ def test_a_notice_longer_than_the_partitions_limit_is_said_at_the_start(slurm, t
 
 
 def test_many_small_allocations_share_a_sweep_and_come_and_go(undisturbed, slurm, tmp_path):
-    folder, held = tmp_path / "runs" / "study", tmp_path / "held"
-    keys = ["cluster.slurm.jobs={max: 3, gpus: 0, hours: 0.05}", "cluster.slurm.notice_seconds=60"]
+    folder, held = tmp_path / "runs" / "study", tmp_path / "held"  # nothing is over before two members have left
+    keys = ["cluster.slurm.jobs={max: 3, gpus: 0, hours: 4}"]
     keys += [f"cluster.env.{name}={value}" for name, value in holding(held).items()]
     result = submit_to_slurm(tmp_path, *keys)
     assert result.returncode == 0, result.stderr
     number = read_json(folder / "submission.json")["id"]
-
-    def parts():
-        """The jobs of the array; those that were put back are let in at once, where Slurm would wait two minutes."""
-        found = show(number)
-        for job in found:
-            if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
-                run("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
-        return found
-
-    at_once = os.cpu_count()
     used = lambda: {item.status["node"] for item in trials(folder, "running") if item.history}  # noqa: E731
-    wait_for(lambda: parts() and len(used()) >= min(2, at_once), 1800)  # one leads, another has joined
-    first = used()
-    wait_for(lambda: max(int(job.get("Restarts", 0)) for job in parts()) >= 1, 1800)  # its time was over
-    wait_for(lambda: parts() and used() - first, 1800)  # and others go on
+    wait_for(lambda: go_on_at_once(number) and len(used()) == 2, 1800)  # one leads, another has joined
+    for leader in (False, True):
+        before, running = used(), [job for job in show(number) if job["JobState"] == "RUNNING"]
+        leaves = next(job for job in running if Path(f"/tmp/aiqn-slurm-{job['JobId']}").exists() == leader)
+        at_its_limit(leaves)
+        wait_for(
+            lambda part=leaves["JobId"]: {job["JobId"]: int(job["Restarts"]) for job in go_on_at_once(number)}[part],
+            1800,
+        )
+        wait_for(lambda before=before: go_on_at_once(number) and used() - before, 1800)  # and others go on
     held.unlink()
-    run("scontrol", "update", f"JobId={number}", "TimeLimit=UNLIMITED")
-    wait_for(lambda: parts() and read_json(folder / "sweep.json")["finished"], 3600)
+    wait_for(lambda: go_on_at_once(number) and read_json(folder / "sweep.json")["finished"], 3600)
     wait_for(lambda: all(job["JobState"] in ENDED for job in show(number)), 300)
     assert numbers(RunFolder(folder)) == undisturbed  # although the sweep allows no retries
     assert read_json(folder / "slurm" / "over.json") == {"code": 0}
     logs = "".join(path.read_text() for path in (folder / "slurm").glob("*.log"))
     assert "Traceback" not in logs
     assert not list((folder / "control").glob("leave.*"))
-    assert not list(Path("/tmp").glob("aiqn-slurm-*"))
+    assert not [job for job in show(number) if Path(f"/tmp/aiqn-slurm-{job['JobId']}").exists()]
     again = submit_to_slurm(tmp_path, *keys)  # to continue what is complete costs nothing
     assert again.returncode == 0
     number = read_json(folder / "submission.json")["id"]
@@ -348,29 +436,21 @@ def test_many_small_allocations_share_a_sweep_and_come_and_go(undisturbed, slurm
 
 def test_a_time_limit_too_short_is_outlived_by_requeueing(undisturbed, slurm, tmp_path):
     folder, held = tmp_path / "runs" / "study", tmp_path / "held"  # nothing is over before its first allocation is
-    options = ["cluster.hours=0.05", "cluster.slurm.notice_seconds=60", f"cluster.cpus={os.cpu_count()}"]
-    (tmp_path / "study.yaml").write_text(SWEEP)
-    variables = [f"cluster.env.{name}={value}" for name, value in holding(held).items()]
-    submit = [*AIQN, "submit", "study.yaml", "--to", "slurm", *changed(*options, *variables)]
+    keys = ["cluster.hours=4", "cluster.cpus=2"]
+    keys += [f"cluster.env.{name}={value}" for name, value in holding(held).items()]
     for said in ("submitted study as Slurm job", "is in the queue already"):
-        result = subprocess.run(submit, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+        result = submit_to_slurm(tmp_path, *keys)
         assert result.returncode == 0, result.stderr
         assert said in result.stdout
     number = read_json(folder / "submission.json")["id"]
-
-    restarts = 0
-    while (job := show(number)[0])["JobState"] not in ENDED:
-        if int(job["Restarts"]) > restarts:
-            restarts = int(job["Restarts"])
-            if restarts == 1:  # the rest in one allocation, however long it takes
-                held.unlink()
-                run("scontrol", "update", f"JobId={number}", "TimeLimit=UNLIMITED")
-        if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
-            run("scontrol", "update", f"JobId={number}", "StartTime=now")  # spares the two minutes that Slurm waits
-        time.sleep(1)
+    wait_for(lambda: go_on_at_once(number) and [item for item in trials(folder, "running") if item.history], 1800)
+    at_its_limit(show(number)[0])
+    wait_for(lambda: int(go_on_at_once(number)[0]["Restarts"]) >= 1, 1800)
+    held.unlink()
+    wait_for(lambda: go_on_at_once(number)[0]["JobState"] in ENDED, 3600)
+    job = show(number)[0]
     log = (folder / "slurm.log").read_text()
     assert job["JobState"] == "COMPLETED", log
-    assert restarts >= 1, log
     assert "run the same command again to continue" in log  # a sweep that was told to stop, and did
     assert read_json(folder / "sweep.json")["finished"]
     assert {item.state for item in load_runs(folder)} == {"completed"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from damage import KINDS, LONGEST, Readers, applied, mutation, record_study, without_charts
+from damage import KINDS, LONGEST, Readers, applied, mutation, record_study, without_charts, without_server
 from sweep_files import SMALL
 from test_mutations import FULL
 from typer.testing import CliRunner
@@ -28,7 +28,7 @@ from orchestrator.sweep import load_sweep
 
 pytestmark = pytest.mark.slow
 
-FEW, MANY = {"report": 14, "start": 35}, 2000  # mutations of each reader; 42 of the others
+FEW, MANY = {"report": 14, "ui": 14, "start": 35}, 2000  # mutations of each reader; 42 of the others
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,7 @@ def study(tmp_path_factory):
 def readers(study, monkeypatch):
     """The readers of one folder; a sweep file is read once, and charts are not drawn."""
     without_charts(monkeypatch)
+    without_server(monkeypatch)
     loaded = {}
 
     def once(path, *arguments, **options):

@@ -25,7 +25,7 @@ evaluate: {every: 50}
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "1: saw an empty file, expected a mapping with keys among: name, data"),
+        ("", "1: saw an empty file, expected a mapping with keys among: name, code, data"),
         ("# only a comment\n", "1: saw an empty file"),
         ("- 1\n- 2\n", "1: saw [1, 2], expected a mapping"),
         ("name: x\narms: [1\n", "3: not YAML: expected ',' or ']'"),
@@ -129,7 +129,7 @@ def test_values_of_the_environment_are_text_not_yaml(load, mistakes):
     hostile = "sqlite:///x}\narms: {evil: {}}"
     assert load(SMALL + 'tracking: {uri: "${X}"}\n', environ={"X": hostile}).tracking.uri == hostile
     (line,) = mistakes(SMALL.replace("{trials: 3}", '{trials: "${X}"}'), environ={"X": "3"})  # quoted: a string
-    assert line == "s.yaml:5: search.trials: saw '3', expected an integer"
+    assert line == "s.yaml:5: search.trials: saw '3', expected an integer >= 1"
 
 
 def test_a_missing_variable_has_its_line(mistakes):

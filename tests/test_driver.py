@@ -24,8 +24,9 @@ TEXT = SWEEP.replace("PRUNER", "none").replace("SAMPLER", "random")
 class Machines:
     """Two machines, each for one trial; those in `gone` were lost."""
 
-    def __init__(self, need):
-        self.nodes, self.notes, self.gone = Nodes(need), [], set()
+    def __init__(self, need, run):
+        self.nodes, self.notes, self.gone, self.run = Nodes(need), [], set(), run
+        self.unsound, self.hopeless = set(), ""
         self.look()
 
     def alive(self):
@@ -50,6 +51,14 @@ class Machines:
     def leaves(self, trial):
         return False
 
+    def node_of(self, trial):
+        return self.run.trial(trial).read_status().get("node")
+
+    def doubt(self, node):
+        """It is asked again, and passes, unless it is one of the `unsound`."""
+        if node in self.unsound:
+            self.hopeless = f"No machine can train any more:\nnode {node}: its cache is gone"
+
     def tell(self):
         """Nothing."""
 
@@ -58,7 +67,7 @@ class World:
     """What the driver was asked to do outside, and what it is told."""
 
     def __init__(self):
-        self.killed, self.interrupted = [], False
+        self.killed, self.interrupted, self.room = [], False, []
 
 
 @pytest.fixture
@@ -77,8 +86,8 @@ def open_driver(tmp_path, world, monkeypatch):
         run = RunFolder(tmp_path / "runs" / "study")
         run.path.mkdir(parents=True, exist_ok=True)
         sweep = load_sweep(path)
-        outside = Outside(world.killed.append, lambda: world.interrupted, lambda: None)
-        return Driver(Ledger(run, sweep), View(), Machines(sweep.resources), outside)
+        outside = Outside(world.killed.append, lambda: world.interrupted, lambda: None, world.room.append)
+        return Driver(Ledger(run, sweep), View(), Machines(sweep.resources, run), outside)
 
     return open_
 
@@ -104,6 +113,19 @@ def test_as_many_trials_as_there_is_room(open_driver):
     driver.machines.gone.add("right")
     driver.tick()
     assert driver.machines.nodes.capacity == 1
+
+
+def test_a_cluster_that_grows_is_told_of_all_trials_that_wait_until_the_sweep_stops(open_driver, world):
+    driver = open_driver()
+    begin(driver, "a")
+    driver.tick()
+    assert driver.machines.nodes.capacity == 2
+    assert world.room == [driver.ledger.at_once]
+    assert world.room[0] > 2
+    world.interrupted = True
+    driver.tick()
+    driver.tick()
+    assert world.room[-1] == 1
 
 
 def test_a_trial_that_somebody_stops_ends_at_its_next_evaluation(open_driver):
@@ -253,6 +275,7 @@ def test_neither_a_pause_nor_a_clock_that_is_set_is_silence(open_driver, world, 
     monkeypatch.setattr(time, "time", lambda: then + 3 * 3600)
     clock.run(5)
     assert world.killed == []
+    assert 105 <= driver.spent.seconds < 120  # nor is a pause work that a budget pays
     driver.ended("a")
     driver.tick()
     assert driver.suggest("b").causes == ["process killed"]
@@ -286,6 +309,36 @@ def test_no_trial_is_blamed_for_a_full_disk(open_driver, monkeypatch):
     driver.ended("b")
     assert driver.ledger.run.journal.read_bytes() == begun == journal
     assert read_json(driver.ledger.run.trial(trial.id).status)["state"] == "running"
+
+
+@pytest.mark.parametrize("cause", ["storage", "disk full", "data missing"])
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_sweep_stops_for_what_every_trial_needs_and_blames_none(open_driver, cause, sound):
+    driver = open_driver("resources: {retries: 2}\n")
+    driver.machines.unsound = set() if sound else {"left"}
+    other, count = begin(driver, "b", "right"), 0
+    journal = driver.ledger.run.journal
+    while not driver.stopping:  # a fault that goes away costs a retry, one that stays is found out by asking again
+        trial = begin(driver, "a")
+        driver.ledger.run.trial(trial.id).update_status(state="failed", cause=cause, message="no cache")
+        driver.ended("a")
+        driver.tick()
+        count += 1
+    assert count == (3 if sound else 1)
+    assert ("its cache is gone" if not sound else f"{trial.id} ended 3 times, of {cause}") in driver.stopping
+    assert driver.suggest("c") is None
+    assert evaluate(driver, "b", other)  # in order: the others stop after their evaluations
+    driver.ended("b")
+    assert driver.idle
+    status = driver.ledger.run.trial(trial.id).read_status()
+    assert (status["state"], status["cause"]) == ("running", None)
+    assert all(not ended for ended in driver.ledger.states.values())
+    assert b'"op_code":6' not in journal.read_bytes()  # no trial was told to have ended
+    again = open_driver("resources: {retries: 2}\n")
+    assert {again.suggest(ray_id).id for ray_id in "ab"} == {trial.id, other.id}
+    for kill in range(3):  # and none of its retries is spent
+        again.ledger.run.trial(trial.id).update_status(state="running", node="left", pid=1)
+        assert (again.ledger.close(trial.id) is None) == (kill == 2)
 
 
 def fail_next(driver, ray_id, cause):

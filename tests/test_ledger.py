@@ -95,6 +95,19 @@ def study(ledger, name):
     return optuna.load_study(study_name=name, storage=storage)
 
 
+@pytest.mark.parametrize("ended", [0, 3, 9, 10, 13, 22])
+def test_it_knows_how_many_trials_could_be_trained_at_once(open_ledger, ended):
+    ledger = open_ledger()
+    for _ in range(ended):
+        work(ledger, ledger.next())
+    known = ledger.at_once
+    handed = list(iter(ledger.next, None))  # until there is none, while none of them ends
+    assert known == ledger.at_once == len(handed)
+    for assignment in handed:
+        start(ledger, assignment)
+    assert open_ledger().at_once == len(handed)  # a driver that is killed leaves them to the next
+
+
 def test_every_arm_gets_its_trials_in_turn_then_its_finals(open_ledger):
     ledger = open_ledger()
     order = run_all(ledger)
@@ -501,9 +514,14 @@ def test_data_that_are_missing_on_one_node_are_tried_again(open_ledger):
     for _ in range(ledger.sweep.resources.retries):
         start(ledger, trial).update_status(state="failed", cause="data missing", message="no data")
         assert ledger.close(trial.id).causes[-1] == "data missing"
+    # nor is it given up when its retries are used up, for it is not to blame: what follows is the driver's to say
     start(ledger, trial).update_status(state="failed", cause="data missing", message="no data")
-    assert ledger.close(trial.id) is None
-    assert ledger.run.trial(trial.id).read_status()["message"] == "no data"
+    assert ledger.close(trial.id).id == trial.id
+    assert ledger.run.trial(trial.id).read_status()["state"] == "running"
+    assert study(ledger, "pixelcnn/search").trials[0].state.name == "RUNNING"
+    for more in range(ledger.sweep.resources.retries + 1):  # all its own retries are left
+        start(ledger, trial).update_status(state="failed", cause="process killed")
+        assert (ledger.close(trial.id) is None) == (more == ledger.sweep.resources.retries)
 
 
 ENQUEUED = SWEEP.replace(

@@ -29,7 +29,9 @@ def listening():
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.parametrize(("value", "found"), [("", None), ("  ", None), ("auto", "auto"), ("a:6379", "a:6379")])
+@pytest.mark.parametrize(
+    ("value", "found"), [("", None), ("  ", None), ("local", None), ("auto", "auto"), ("a:6379", "a:6379")]
+)
 def test_an_empty_variable_names_no_cluster(value, found):
     assert given_address({"RAY_ADDRESS": value}) == found
     assert given_address({}) is None
@@ -53,6 +55,8 @@ def test_an_address_that_does_not_answer_is_said_with_what_to_do(monkeypatch):
         wait_for_answer(address, 1.0)
     with pytest.raises(RunFolderError, match=f"no Ray cluster answers at {address}.*ray start --head.*unset"):
         wait_for_answer(address, 0.1)
+    with pytest.raises(RunFolderError, match="no Ray cluster answers at head:6379 "):  # as the user named it
+        wait_for_answer(address, 0.1, named="head:6379")
 
 
 def test_sockets_lie_where_their_paths_are_short_enough(tmp_path):
@@ -76,18 +80,29 @@ def test_where_no_folder_will_do_each_is_named_with_its_reason(monkeypatch):
 SCRIPT = """
 import sys, time
 from orchestrator import lifeline
-lifeline.LOOK_SECONDS, lifeline.OWN_SECONDS, lifeline.CLUSTER_SECONDS = 0.05, 0.1, 0.2
-with lifeline.Lifeline([{address!r}], own={own}):
+lifeline.LOOK_SECONDS, lifeline.OWN_SECONDS, lifeline.CLUSTER_SECONDS = 0.05, 0.1, {cluster_seconds}
+with lifeline.Lifeline([{address!r}], own={own}, asked=lambda: {asked}):
     print("on", flush=True)
     sys.stdin.read()
 sys.exit(5)
 """
 
 
-@pytest.mark.parametrize(("own", "code"), [(True, RAY_DIED), (False, CLUSTER_LOST)])
-def test_a_process_ends_with_its_ray(own, code):
+def script(address, own, cluster_seconds=0.2, asked=False):
+    return SCRIPT.format(address=address, own=own, cluster_seconds=cluster_seconds, asked=asked)
+
+
+@pytest.mark.parametrize(
+    ("own", "more", "code"),
+    [
+        (True, {"cluster_seconds": 9000}, RAY_DIED),
+        (False, {}, CLUSTER_LOST),
+        (False, {"cluster_seconds": 9000, "asked": True}, CLUSTER_LOST),  # who is told to end waits for no restart
+    ],
+)
+def test_a_process_ends_with_its_ray(own, more, code):
     with listening() as address:
-        command = [sys.executable, "-c", SCRIPT.format(address=address, own=own)]
+        command = [sys.executable, "-c", script(address, own, **more)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"on\n"
     with process:
@@ -96,5 +111,5 @@ def test_a_process_ends_with_its_ray(own, code):
 
 def test_a_process_that_leaves_ray_is_left_alone():
     with listening() as address:
-        command = [sys.executable, "-c", SCRIPT.format(address=address, own=True)]
+        command = [sys.executable, "-c", script(address, own=True)]
         assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode == 5

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from orchestrator import machines as machines_module
@@ -18,7 +20,7 @@ class Preflight:
         self.questions.append((node, question))
         return lambda: self.said.get(node)
 
-    def begin(self, node, gpus):
+    def begin(self, node, gpus, holds):
         self.waiting.append(node)
 
     def answers(self):
@@ -27,13 +29,29 @@ class Preflight:
             yield node, self.said.get(node, [])
 
 
+class Clock:
+    """A monotonic clock that the test sets; the machines are looked at every second, but where we are suspended."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def run(self, seconds):
+        for _ in range(int(seconds)):
+            self.now += 1.0
+            self.look()
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.look()
+
+
 @pytest.fixture
-def cluster(tmp_path, monkeypatch):
+def cluster(tmp_path):
     """Machines of a run folder, with a clock of their own; `there` says which nodes Ray counts."""
+    clock = Clock()
     there = {"left": Node("left", "left", {"CPU": 2.0}), "right": Node("right", "right", {"CPU": 3.0})}
-    made = Machines(RunFolder(tmp_path), Resources(), Preflight(), lambda: list(there.values()))
-    clock = [1000.0]
-    monkeypatch.setattr(machines_module.time, "monotonic", lambda: clock[0])
+    made = Machines(RunFolder(tmp_path), Resources(), Preflight(), lambda: list(there.values()), lambda: clock.now)
+    clock.look = made.look
     return made, there, clock
 
 
@@ -42,7 +60,7 @@ def test_a_node_that_answers_is_not_lost_and_one_that_ray_gives_up_is(cluster):
     lost = made.lost("left")
     assert made.preflight.questions == [("left", {"gpu": False, "data": []})]  # only whether it is there
     assert lost() is None
-    clock[0] += 30
+    clock.run(30)
     assert lost() is None  # Ray may need long to notice: nothing is decided, and no retry spent, meanwhile
     made.preflight.said["left"] = {"host": "left"}
     assert lost() is False
@@ -57,8 +75,46 @@ def test_a_node_that_answers_is_not_lost_and_one_that_ray_gives_up_is(cluster):
 def test_a_node_that_neither_answers_nor_is_given_up_counts_as_there(cluster):
     made, _, clock = cluster
     lost = made.lost("left")
-    clock[0] += machines_module.LOST_SECONDS + 1
+    clock.run(machines_module.LOST_SECONDS + 1)
     assert lost() is False
+
+
+def test_a_machine_that_lacks_something_is_asked_again_and_the_last_one_ends_the_sweep(cluster):
+    made, _, _ = cluster
+    made.meet(lambda: False)
+    made.doubt("left")
+    made.doubt("left")  # of another trial there: one question is enough
+    assert made.preflight.waiting == ["left"]
+    assert made.nodes.avoided == ["left"]
+    made.look()
+    assert made.nodes.avoided == []  # it passes: the fault has gone
+    made.preflight.said = {"left": ["no cache"], "right": ["no space"]}
+    made.doubt("left")
+    made.look()
+    assert (made.nodes.avoided, made.hopeless) == (["left"], "")
+    made.doubt("right")
+    assert made.hopeless == ""  # not before its answer
+    made.look()
+    assert "node left (2 CPU, 0 GPU): no cache\nnode right (3 CPU, 0 GPU): no space" in made.hopeless
+    made.doubt("gone")
+    made.doubt(None)
+
+
+def test_a_driver_that_was_suspended_has_waited_for_nobody(cluster):
+    made, _, clock = cluster
+    made.meet(lambda: False)
+    lost = made.lost("left")
+    made.hand("cnn-search-0")
+    clock.run(20)
+    clock.sleep(7200)
+    clock.run(20)
+    assert lost() is None  # it may still be found to be gone, and then no retry is spent
+    made.tell()
+    assert made.notes == []
+    clock.run(machines_module.LOST_SECONDS)
+    assert lost() is False
+    made.tell()
+    assert made.notes != []
 
 
 def test_what_is_wrong_is_told_at_once_with_the_node(cluster):
@@ -90,7 +146,7 @@ def test_a_node_that_asks_is_let_go_when_its_last_trial_has_left(cluster):
     assert not request.exists()
     assert made.nodes.avoided == ["third"]  # until it is gone
     del there["third"]
-    made.asked = 0.0
+    made.asked = -math.inf
     made.look()
     assert made.nodes.avoided == []
     request.touch()  # of a node that Ray does not know: it need not wait
@@ -104,8 +160,9 @@ def test_the_run_folder_says_which_nodes_there_are_and_why_trials_wait(cluster):
     made.tell()
     assert [node["name"] for node in read_json(made.run.cluster)["nodes"]] == ["left", "right"]
     made.hand("cnn-search-0")
-    clock[0] += machines_module.START_SECONDS + 1
+    clock.run(machines_module.START_SECONDS + 1)
     del there["left"]
+    made.asked = -math.inf
     made.look()
     made.tell()
     told = read_json(made.run.cluster)

@@ -74,7 +74,6 @@ def test_a_sampler_that_has_no_trials_to_learn_from_is_noted(load, sampler, spac
     ("arguments", "space", "blind"),
     [
         ("", "one range", True),
-        ("", "inside", True),
         ("", "two ranges", False),
         (", mutation_prob: 0.3", "one range", False),
         (", mutation_prob: 1.0", "two ranges", True),
@@ -86,25 +85,44 @@ def test_a_genetic_search_that_mutates_everything_is_random(load, arguments, spa
     assert any(note.endswith("this is a random search.") for note in notes(sweep)) == blind
 
 
-@pytest.mark.parametrize("name", ["gp", "nsga2", "cmaes", "tpe", "random"])
-def test_what_a_sampler_leaves_to_chance_is_named(load, name):
-    """What Optuna does not draw together, after trials of every kind, it draws by itself: all but tpe at random."""
-    sweep = searched(load, f"{{trials: 60, sampler: {name}}}", "mixed")
+def test_a_genetic_search_with_one_parameter_in_each_branch_learns_the_branch_alone(load):
+    sweep = searched(load, "{trials: 41, sampler: {name: nsga2, population_size: 5}}", "inside")
+    up, down = proposals(sweep, 1), proposals(sweep, -1)
+    alike = [
+        one == other for one, other in zip(up, down, strict=True) if one["optimizer.name"] == other["optimizer.name"]
+    ]
+    assert up != down
+    assert alike
+    assert all(alike)
+    assert ["all but the branch, which tpe chooses, is at random" in note for note in notes(sweep)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gp", "tpe chooses optimizer.name of arm one, and gp all else, in each of the 2 branches of arm one from"),
+        ("nsga2", "tpe chooses optimizer.name of arm one, and nsga2 all else"),
+        ("cmaes", "tpe chooses optimizer.name of arm one, and cmaes all else"),
+        ("tpe", None),
+        ("random", None),
+    ],
+)
+def test_who_chooses_the_branch_is_said(load, name, said):
+    """After trials of every branch a sampler draws all of the next together, tpe (as we use it) what is always open."""
+    sweep = searched(load, f"{{trials: 160, sampler: {name}}}", "mixed")
     space, study = sweep.arms["one"].space, optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    for number in range(11):
+    for number in range(31):
         trial = study.ask()
         suggest(trial, space)
         study.tell(trial, float(number))
-    study.sampler = make_sampler(sweep.search.sampler, 3, space, 11)
+    study.sampler = make_sampler(sweep.search.sampler, 3, space, 31)
     trial = study.ask()
     together = set(study.sampler.infer_relative_search_space(study, study._storage.get_trial(trial._trial_id)))
-    found = [note for note in notes(sweep) if "drawn at random in arm one: " in note]
-    if name in ("tpe", "random"):
-        assert found == []
-        return
-    named = found[0].partition("arm one: ")[2].partition(". ")[0].split(", ")
-    assert together == {"train.ema_decay", "optimizer.eps", "optimizer.name"} - set(named)
-    assert named == ["optimizer.name", "optimizer.lr"][name != "cmaes" :]
+    params = suggest(trial, space)
+    assert [note for note in notes(sweep) if "tpe chooses" in note] == [n for n in notes(sweep) if said and said in n]
+    if said is not None:
+        assert len(together) == len(params)
+        assert len(notes(sweep)) == 1
 
 
 def stops(settings, every, steps, trials, given):

@@ -3,13 +3,17 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 
 import pytest
 import torch
 
+from aiqn_core import parallel
 from aiqn_core.config import TrainConfig
 from aiqn_core.parallel import ALONE, WorkerLostError, Workers, joined, open_meeting
 from aiqn_core.training import read_checkpoint, train
+
+pytestmark = pytest.mark.slow
 
 # Ends as Ray ends its workers, without the interpreter's own end, in which a few of hundreds have aborted.
 FOLLOW = """
@@ -17,8 +21,6 @@ import json, os, sys
 import torch
 from aiqn_core.config import TrainConfig
 from aiqn_core.training import follow
-
-pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 config, port, rank, size = sys.argv[1:]
 follow(TrainConfig.from_dict(json.loads(config)), "127.0.0.1", int(port), int(rank), int(size))
@@ -32,6 +34,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def minutes_not_hours(monkeypatch):
+    """A worker that dies at its start is no leader's business: Ray's driver sees to it. Here nobody would."""
+    monkeypatch.setattr(parallel, "PATIENCE", timedelta(minutes=5))
 
 
 def small(name, **changes):

@@ -13,7 +13,11 @@ import mlflow
 import pytest
 from measured import numbers
 
-from orchestrator.runs import RunFolder, load_runs, read_json
+from orchestrator import search as search_module
+from orchestrator.clusters import AUTOSCALING
+from orchestrator.runs import RunFolder, RunFolderError, load_runs, read_json
+from orchestrator.search import MOST_WORKERS, Room, host_and_port
+from orchestrator.sections import Resources
 from orchestrator.start import mark_finished, run_sweep
 from orchestrator.sweep import load_sweep
 from orchestrator.tracking import default_uri
@@ -51,6 +55,21 @@ def start(folder, *options, text=SWEEP):
     )
     STARTED.append(process)
     return process
+
+
+def test_rays_autoscaler_is_asked_where_it_listens_and_only_for_something_new(monkeypatch):
+    asked = []
+    monkeypatch.setattr(search_module, "request_resources", lambda bundles: asked.append(bundles))
+    need = Resources(cpu=3, gpu=1, workers=2)
+    Room(need).make(5)
+    assert asked == []
+    monkeypatch.setenv(AUTOSCALING, "1")
+    room = Room(need)
+    for trials in (5, 5, 0, MOST_WORKERS):
+        room.make(trials)
+    assert asked == [[{"CPU": 3, "GPU": 1}] * 10, [], [{"CPU": 3, "GPU": 1}] * MOST_WORKERS]
+    Room(Resources(workers=MOST_WORKERS + 7)).make(1)  # one trial at least
+    assert asked[-1] == [{"CPU": 1}] * (MOST_WORKERS + 7)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -176,3 +195,12 @@ def test_an_edited_file_that_contradicts_is_refused(undisturbed):
     assert "Traceback" not in output
     arms = json.loads(run.sweep_json.read_text())["sweep"]["arms"]
     assert {arm["train"]["batch_size"] for arm in arms.values()} == {8}
+
+
+def test_a_cluster_that_is_to_be_found_and_is_not_there_is_said(monkeypatch):
+    def none(named):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(search_module, "canonicalize_bootstrap_address_or_die", none)
+    with pytest.raises(RunFolderError, match=r"^RAY_ADDRESS: saw 'auto', but Could not .* unset RAY_ADDRESS"):
+        host_and_port("auto")

@@ -18,7 +18,7 @@ def changed(search, **replaced):
         ("{trials: 3, objective: [{metric: loss}, {metric: loss}]}", "search.objective: saw [{'metric': 'loss', "),
         ("{trials: 3, objective: []}", "search.objective: saw []"),
         ("{trials: 3, sampler: nsga3}", "search.sampler: saw 'nsga3' with one objective"),
-        ("{trials: 3, sampler: cmaes}", "search.sampler: saw 'cmaes', which searches ranges that are always open"),
+        ("{trials: 3, sampler: cmaes}", "search.sampler: saw 'cmaes', which searches ranges, of which arm one"),
         ("{trials: 3, sampler: random, from: runs/x}", "search.from: saw 'runs/x', but random learns nothing"),
         ("{pruner: {name: asha, min_resource: 70}}", "search.pruner: saw asha, which decides nothing before"),
         ("{pruner: {name: median, n_warmup_steps: 70}}", "search.pruner: saw median, which decides nothing"),

@@ -203,7 +203,8 @@ def test_what_small_jobs_say_themselves_is_not_said_twice(load):
             slurm.check(cluster(load, f"{{{key}, slurm: {{jobs: {{}}}}}}"))
 
 
-FAKE_RAY = "import signal, socket, sys; port = [word for word in sys.argv if word.startswith('--port=')]\n"
+FAKE_RAY = "import os, signal, socket, sys; print(os.getpid(), file=open(__file__ + '.pid', 'w'), flush=True)\n"
+FAKE_RAY += "port = [word for word in sys.argv if word.startswith('--port=')]\n"
 FAKE_RAY += "server = socket.create_server(('', int(port[0][7:]))) if port else None\nsignal.pause()\n"
 
 
@@ -288,6 +289,15 @@ def test_a_driver_that_is_killed_is_started_again_but_not_for_ever(member):
     (run.path / "count").unlink()
     assert make(f"{count} kill -9 $$").take_part() == -signal.SIGKILL
     assert (run.path / "count").read_text() == "x\n" * 3
+
+
+def test_a_leader_whose_ray_dies_starts_both_again(member):
+    """The driver may hang for minutes in a Ray that has died while it connects."""
+    run, make = member
+    ray = f"$(cat {run.path.parent}/ray.py.pid)"
+    one = make(f"echo x >> {run.path}/count; [ $(wc -l < {run.path}/count) = 2 ] && exit 0; kill {ray}; sleep 600")
+    assert one.take_part() == 0
+    assert one.failures == 1
 
 
 def test_a_member_joins_asks_to_leave_and_leaves_when_it_is_let_go(member):

@@ -138,7 +138,7 @@ def test_every_parameter_is_trained(name, tau_mode):
 
 
 def test_what_does_not_fit_says_so():
-    with pytest.raises(ConfigError, match="heads: saw 2, but pixeliqn with a gated trunk has no heads"):
+    with pytest.raises(ConfigError, match="heads: saw 2, but a gated trunk has no heads"):
         ModelConfig(name="pixeliqn", heads=2)
     with pytest.raises(ConfigError, match="trunk: saw 'snail', but made has no trunk"):
         ModelConfig(name="made", trunk="snail")

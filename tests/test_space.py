@@ -8,15 +8,15 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
-from aiqn_core.config import ConfigError, TrainConfig
+from aiqn_core.config import ConfigError, ModelConfig, TrainConfig
 from orchestrator.space import (
     Space,
     apply,
     combinations,
     count_combinations,
-    field_type,
     grid,
     optuna_params,
+    own_keys,
     searchable,
     suggest,
     variations,
@@ -142,8 +142,12 @@ def test_every_key_of_the_configuration_is_searchable_but_those_all_trials_share
     config = TrainConfig().to_dict()
     leaves = {f"{s}.{key}" for s, section in config.items() if isinstance(section, dict) for key in section}
     shared = {path for path in leaves if path.startswith(("data.", "evaluate."))}
-    assert {path for path in searchable() if "." in path} == leaves - shared
-    assert [field_type(path) for path in ("model.layers", "loss.kappa", "nope", "model.nope")] == [
+    found = {path for path in searchable() if "." in path}
+    of_models = {f"model.{key}" for kind in ModelConfig.ours().values() for key in kind.settings.model_fields}
+    assert leaves - shared <= found  # those of the usual method, and of all others:
+    assert {path for path in found if path.startswith("model.")} == of_models | {"model.name"}
+    assert not {path for path in found if path.startswith(("data.", "evaluate."))}
+    assert [own_keys().get(path) for path in ("model.layers", "loss.kappa", "nope", "model.nope")] == [
         int,
         float,
         None,

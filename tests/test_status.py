@@ -49,3 +49,24 @@ def test_a_job_in_a_queue_and_what_the_cluster_says(run, tmp_path):
     assert status_lines(run.path)[-2:] == [line, "node n7 is avoided: 2 trials in a row"]
     write_json(run.sweep_json, {**run.read_sweep(), "finished": True})
     assert not {line, "node n7 is avoided: 2 trials in a row"} & set(status_lines(run.path))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [
+        ("gp", "ended 2 (gp counts it as the worst)"),
+        ("random", "ended 2 (random draws on regardless)"),
+        (None, "ended 2"),
+    ],
+)
+def test_what_the_sampler_in_use_makes_of_a_divergence(run, record_trial, sampler, words):
+    content = run.read_sweep()
+    content["sweep"]["search"] |= {"sampler": {"name": sampler}} if sampler else {}
+    write_json(run.sweep_json, content)
+    for trial in ("cnn-search-0", "cnn-search-1"):
+        record_trial(run, trial, "diverged", cause="not finite")
+    record_trial(run, "cnn-search-2", "failed", cause="process killed")  # nobody's fault: no sampler is told
+    record_trial(run, "iqn-final-0", "failed", cause="out of memory")  # what a final does is no matter of the search
+    lines = status_lines(run.path)
+    assert [line for line in lines if line.startswith("  not finite: ")] == [f"  not finite: {words}"]
+    assert {"  process killed: ended 1", "  out of memory: ended 1"} <= set(lines)

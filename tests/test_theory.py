@@ -17,8 +17,8 @@ from aiqn_core.config import ModelConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.distances import energy_distance, wasserstein1
 from aiqn_core.losses import huber_quantile_loss, quantile_loss
+from aiqn_core.models.vectors import AIQN, sample_vectors
 from aiqn_core.training import new_state, train_step
-from aiqn_core.vectors import AIQN, sample_vectors
 
 # Proposition 1
 

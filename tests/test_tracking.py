@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.runs import FORMAT, RunFolder, RunFolderError, load_runs, read_json, write_json
-from orchestrator.tracking import Mirror, address, default_uri, mirroring, serve
+from orchestrator.tracking import Mirror, address, default_uri, mirroring, opened, serve
 from orchestrator.tracking import mirror as keep_up
 from reports.html import write_report
 
@@ -234,3 +234,21 @@ def test_a_store_of_an_older_mlflow_is_one_line_with_the_command(run, monkeypatc
             ask()
         assert str(caught.value).endswith(expected)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["study", "100% ?"])
+def test_a_process_that_is_killed_while_it_makes_a_store_leaves_none(tmp_path, name):
+    """MLflow makes the tables one after the other, and never goes on with what it finds half made."""
+    run = RunFolder(tmp_path / name)
+    run.path.mkdir()
+    script = "import sys; from orchestrator.tracking import *; run = RunFolder(Path(sys.argv[1]))"
+    with subprocess.Popen([sys.executable, "-c", f"{script}; opened(run, default_uri(run))", str(run.path)]) as process:
+        deadline = time.monotonic() + 300
+        while not [path for path in run.path.glob("mlflow.db.*.new") if path.stat().st_size]:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        process.kill()
+    assert not (run.path / "mlflow.db").exists()
+    opened(run, default_uri(run)).create_experiment("study")
+    with sqlite3.connect(run.path / "mlflow.db") as store:
+        assert ("study",) in store.execute("select name from experiments").fetchall()

@@ -9,6 +9,7 @@ import torch
 from aiqn_core import training
 from aiqn_core.config import ConfigError, LoopConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from aiqn_core.data import load_data
+from aiqn_core.models import PixelIQN
 from aiqn_core.optimizers import build_optimizer
 from aiqn_core.steps import draw_tau, ema_weight, learning_rate, step_seed, update_ema
 from aiqn_core.training import (
@@ -310,11 +311,12 @@ def test_every_trial_of_a_sweep_is_scored_on_the_same_draws():
     """Rankings share their sampling noise: levels and labels follow evaluate.seed, whatever the trial's own seed is."""
     data = load_data(small().data)
     first, other = small(model={"conditional": True}), small("pixelcnn", model={"conditional": True}, seed=7)
-    tau, label = training.evaluation_draws(first, data)
-    again = training.evaluation_draws(other, data)
+    models = [new_state(config, data, torch.device("cpu")).ema for config in (first, other)]
+    tau, label = training.evaluation_draws(first, data, models[0])
+    again = training.evaluation_draws(other, data, models[1])
     assert torch.equal(tau, again[0])
     assert torch.equal(label, again[1])
-    changed, _ = training.evaluation_draws(small(evaluate={"seed": 1}), data)
+    changed, _ = training.evaluation_draws(small(evaluate={"seed": 1}), data, models[0])
     assert not torch.equal(tau, changed)
 
 
@@ -329,19 +331,19 @@ def unequal(first=90, second=10):
 def test_a_perfect_conditional_model_of_unequal_classes_has_no_distance(monkeypatch):
     """It gives the training images of the class it is asked for, one after the other: the very set of real ones."""
 
-    def perfect(model, count, *, tau, label):
+    def perfect(model, noise, label):
         taken = [itertools.cycle(data.train[data.train_labels == number]) for number in range(2)]
         return torch.stack([next(taken[number]) for number in label.tolist()])
 
     data = unequal()
     settings = {"samples": 100, "reference": 100, "splits": 7}
     config = small(model={"conditional": True}, evaluate=settings)
-    monkeypatch.setattr(training, "sample", perfect)
-    monkeypatch.setattr(training, "calibration_scores", lambda *_: {})
+    monkeypatch.setattr(PixelIQN, "sample", perfect)
+    monkeypatch.setattr(PixelIQN, "measure", lambda *_: {})
     scores, _ = training.evaluate(new_state(config, data, torch.device("cpu")).ema, config, data)
     assert scores["fd_lite0"] < 1e-4
     uniform = lambda counts, samples, seed: torch.arange(samples) % 2  # noqa: E731
-    monkeypatch.setattr(training, "proportional_labels", uniform)
+    monkeypatch.setattr("aiqn_core.training.evaluation.proportional_labels", uniform)
     scores, _ = training.evaluate(new_state(config, data, torch.device("cpu")).ema, config, data)
     assert scores["fd_lite0"] > 1
     assert training.protocol(config, data)["labels"] == "training proportions"
@@ -364,7 +366,7 @@ def test_labels_have_the_proportions_of_the_training_images():
 
 def test_a_class_without_a_training_image_is_refused(monkeypatch):
     data = dataclasses.replace(unequal(), num_classes=3)
-    monkeypatch.setattr(training, "load_data", lambda _: data)
+    monkeypatch.setattr("aiqn_core.training.loop.load_data", lambda _: data)
     with pytest.raises(ConfigError, match=r"model.conditional: saw true, but digits has no training image of class 2"):
         next(train(small(model={"conditional": True})))
     next(train(small()))

@@ -115,7 +115,7 @@ def test_metrics_lost_with_their_file_come_back_from_the_checkpoint(run):
 
 
 def test_divergence_is_a_result_with_a_cause(run, monkeypatch):
-    monkeypatch.setattr(training, "mean_loss", lambda losses, step: _diverge())
+    monkeypatch.setattr("aiqn_core.training.loop.mean_loss", lambda losses, step: _diverge())
     with pytest.raises(training.DivergedError):
         list(run_trial(assignment(), run))
     (recorded,) = load_runs(run.path)
@@ -130,7 +130,7 @@ def test_an_exception_is_recorded_with_its_log_and_raised(run, monkeypatch):
     def broken(*arguments):
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(training, "evaluate", broken)
+    monkeypatch.setattr("aiqn_core.training.loop.evaluate", broken)
     with pytest.raises(OSError, match="disk on fire"):
         list(run_trial(assignment(), run))
     (recorded,) = load_runs(run.path)

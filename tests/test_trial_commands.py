@@ -98,7 +98,7 @@ def test_the_weights_of_every_evaluation_are_kept_and_give_the_samples_shown_the
     shown = images_by_class(newest.model, newest.config, data)
     with Image.open(folder / "samples" / "7.png") as picture:
         assert np.array_equal(np.asarray(picture), data.picture(shown)[:, :, 0])
-    labels = evaluation_draws(newest.config, data)[1]
+    labels = evaluation_draws(newest.config, data, newest.model)[1]
     assert labels is not None  # scored with labels at random, whatever is shown
     assert len(labels.unique()) > 3
 

@@ -13,12 +13,13 @@ from aiqn_core import training
 from aiqn_core.config import ConfigError, ModelConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.distances import energy_distance
+from aiqn_core.features import Lite0
 from aiqn_core.levels import to_unit
 from aiqn_core.models import build_model
+from aiqn_core.models.vae import AIQNVAE, VAE, Code, divergence, normal, sample_codes
+from aiqn_core.models.vectors import AIQN, sample_vectors
 from aiqn_core.sampling import sample
 from aiqn_core.training import new_state, train, train_step
-from aiqn_core.vae import AIQNVAE, VAE, Code, divergence, normal, sample_codes
-from aiqn_core.vectors import AIQN, sample_vectors
 
 
 def tiny(name: str = "aiqn_vae", image_shape: tuple[int, int, int] = (3, 5, 7), **changes) -> VAE:
@@ -54,7 +55,7 @@ def test_the_papers_sizes():
     assert [tuple(m.kernel_size) for m in convolutions] == [(5, 5)] * 4
     assert [layer.weight.shape[0] for layer in model.aiqn.network.layers] == [512, 512, 512]
     assert model.latent == 32
-    assert model.noise**2 == pytest.approx(0.1)
+    assert model.deviation**2 == pytest.approx(0.1)
     assert model.kl_weight == 0.5
 
 
@@ -75,7 +76,7 @@ def test_the_loss_is_made_of_terms_that_torch_knows(name, variance):
         pinball = torch.where(error > 0, tau, 1 - tau)  # of eq. (2), by hand
         huber = torch.where(error.abs() <= 0.7, error**2 / 1.4, error.abs() - 0.35)
         expected = expected + (pinball * huber).sum(1)
-    found = model.loss(image, tau, kappa=None if name == "vae" else 0.7)
+    found = model.loss(image, tau) if name == "vae" else model.loss(image, tau, kappa=0.7)
     assert found.item() == pytest.approx(expected.mean().item() / (3 * 5 * 7), rel=1e-12)
 
 
@@ -161,10 +162,10 @@ def test_errors_name_what_was_seen():
 @pytest.mark.parametrize(
     ("mapping", "problem"),
     [
-        ({"model": "vae", "loss": {"kappa": 0.1}}, "loss.kappa: saw 0.1, but vae is trained by likelihood"),
-        ({"model": {"name": "vae", "conditional": True}}, "model.conditional: saw true, but vae has no labels"),
-        ({"model": {"name": "aiqn_vae", "tau_mode": "paper"}}, "model.tau_mode: saw 'paper'; valid for aiqn_vae: "),
-        ({"model": {"name": "vae", "hidden": [7]}}, "model.hidden: saw (7,), but vae has no hidden"),
+        ({"model": "vae", "loss": {"kappa": 0.1}}, "loss.kappa: saw 0.1, but vae has no kappa in its loss"),
+        ({"model": {"name": "vae", "conditional": True}}, "model.conditional: saw True, but vae has no conditional"),
+        ({"model": {"name": "aiqn_vae", "tau_mode": "paper"}}, "model.tau_mode: saw 'paper'; valid: causal, local"),
+        ({"model": {"name": "vae", "hidden": [7]}}, "model.hidden: saw [7], but vae has no hidden"),
         ({"data": "banana2d", "model": "aiqn_vae"}, "model.name: saw 'aiqn_vae', a model of images, but banana2d"),
     ],
 )  # fmt: skip
@@ -278,13 +279,13 @@ def test_the_aiqn_alone_learns_strong_dependence_that_is_not_gaussian(tau_mode):
 def test_evaluation_scores_the_prior_beside_the_codes(monkeypatch):
     """Both are decoded from the same tau by the same weights, and the extractor sees each once."""
     seen = []
-    original = training.Lite0.__call__
-    monkeypatch.setattr(training.Lite0, "__call__", lambda self, x: seen.append(x) or original(self, x))
+    original = Lite0.__call__
+    monkeypatch.setattr(Lite0, "__call__", lambda self, x: seen.append(x) or original(self, x))
     config = small("aiqn_vae")
     data = load_data(config.data)
     state = new_state(config, data, torch.device("cpu"))
     scores, _ = training.evaluate(state.ema, config, data)
-    tau, label = training.evaluation_draws(config, data)
+    tau, label = training.evaluation_draws(config, data, state.ema)
     assert label is None
     expected = [sample(state.ema, 14, tau=tau), sample_codes(state.ema, 14, tau=tau, prior=True)]
     assert all(any(torch.equal(x, y) for y in seen) for x in expected)

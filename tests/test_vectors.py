@@ -11,9 +11,9 @@ from torch import Tensor
 from aiqn_core.config import ConfigError, ModelConfig, TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.models import build_model
+from aiqn_core.models.vectors import AIQN, MADE, MaskedNetwork, mixture, sample_vectors
 from aiqn_core.steps import update_ema
 from aiqn_core.training import new_state, protocol, train, train_step
-from aiqn_core.vectors import AIQN, MADE, MaskedNetwork, mixture, sample_vectors
 
 DIMS = 5
 AIQN_MODES = [
@@ -251,17 +251,17 @@ def test_the_protocol_tells_the_true_likelihood():
         ),
         (
             {"data": "banana2d", "model": "made", "loss": {"kappa": 0.1}},
-            "loss.kappa: saw 0.1, but made is trained by likelihood",
+            "loss.kappa: saw 0.1, but made has no kappa in its loss",
         ),
         ({"model": {"name": "aiqn", "planes": 32}}, "model.planes: saw 32, but aiqn has no planes; it has: hidden"),
         ({"model": {"name": "pixeliqn", "dependence": "shared"}}, "model.dependence: saw 'shared', but pixeliqn has"),
         ({"model": {"name": "made", "tau_mode": "local"}}, "model.tau_mode: saw 'local', but made has no tau_mode"),
-        ({"model": {"name": "aiqn", "tau_mode": "paper"}}, "model.tau_mode: saw 'paper'; valid for aiqn, autoreg"),
+        ({"model": {"name": "aiqn", "tau_mode": "paper"}}, "model.tau_mode: saw 'paper'; valid: causal, local"),
         (
             {"model": {"name": "aiqn", "tau_mode": "causal", "dependence": "shared"}},
             "model.tau_mode: saw 'causal'; valid for aiqn, shared: local",
         ),
-        ({"model": {"name": "aiqn", "conditional": True}}, "model.conditional: saw true, but aiqn has no labels"),
+        ({"model": {"name": "aiqn", "conditional": True}}, "model.conditional: saw True, but aiqn has no conditional"),
     ],
 )
 def test_what_does_not_fit_together_is_one_error(mapping, problem):
@@ -278,7 +278,6 @@ def test_settings_of_vectors_are_recorded_in_full():
         "hidden": [64, 64],
         "tau_mode": "local",
         "dependence": "autoregressive",
-        "conditional": False,
     }
     assert config.loss.kappa == 0.0
     assert config.evaluate.features is None

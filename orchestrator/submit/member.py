@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -66,13 +67,15 @@ class Member:
         token, port, address = secrets.token_hex(32), free_port(), own_address()
         where = {"address": f"{address}:{port}", "token": token}
         options = [f"--port={port}", f"--temp-dir={self.scratch}", f"--node-ip-address={address}"]
-        options += ["--include-dashboard=false", f"--ray-client-server-port={free_port()}"]
+        options += ["--include-dashboard=false"]
+        if find_spec("grpc"):  # then Ray has a server for clients, on a fixed port unless told; else it takes no option
+            options += [f"--ray-client-server-port={free_port()}"]
         node = self.start_ray(where, "--head", *options)
         try:
             if not self.answers(node, address, port):
                 return self.failed(1)
             write_private(self.head, where)
-            code = self.conduct(where)
+            code = self.conduct(where, node)
         finally:
             self.head.unlink(missing_ok=True)
             end(node)
@@ -82,15 +85,15 @@ class Member:
             return code
         return LEFT if self.leaving else self.failed(code)
 
-    def conduct(self, where: dict[str, str]) -> int:
-        """The driver, from start to end; its exit code."""
+    def conduct(self, where: dict[str, str], node: subprocess.Popen) -> int:
+        """The driver, from start to end; its exit code. Without Ray's head, `node`, it would hang, and is ended."""
         sweep = subprocess.Popen(self.command, env=environment(where, RAY_ADDRESS=where["address"]))
         asked: float | None = None
         while sweep.poll() is None:
             if self.leaving and asked is None:
                 asked = time.monotonic()
                 sweep.terminate()
-            if asked is not None and time.monotonic() - asked > self.patience:
+            if node.poll() is not None or (asked is not None and time.monotonic() - asked > self.patience):
                 sweep.kill()
             time.sleep(POLL_SECONDS)
         return sweep.returncode
@@ -176,13 +179,13 @@ def write_private(path: Path, content: dict[str, Any]) -> None:
 
 
 def end(process: subprocess.Popen) -> None:
-    """End a process that leads a session, and all that is in it."""
+    """End a process that leads a session, and all that is in it, also where it has died before."""
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def free_port() -> int:

@@ -47,8 +47,10 @@ trap warned USR1
 trap 'kill -TERM "$sweep" 2>/dev/null' TERM  # preempted: whoever sends it also requeues
 
 ip=$({python} -c 'import ray; print(ray.util.get_node_ip_address())')
+client=  # Ray's own server for clients, on a fixed port unless told; without grpc there is none, and no option
+{python} -c 'import grpc' 2>/dev/null && client=--ray-client-server-port=$((port + 20000))
 "${{ray[@]}}" start --head --block --node-ip-address="$ip" --port=$port --temp-dir="$scratch" \\
-    --include-dashboard=false --ray-client-server-port=$((port + 20000)) --dashboard-agent-listen-port=0 \\
+    --include-dashboard=false $client --dashboard-agent-listen-port=0 \\
     --min-worker-port=0 --max-worker-port=0 \\
     --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${{SLURM_GPUS_ON_NODE:-0}}" > "$logs.ray" 2>&1 &
 head=$!

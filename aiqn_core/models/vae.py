@@ -13,17 +13,18 @@ Where the paper leaves a choice, we read it so:
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from aiqn_core.config import KAPPA, ModelConfig
 from aiqn_core.levels import nearest_level, to_unit
-from aiqn_core.vectors import AIQN, sample_vectors
+from aiqn_core.models.settings import AIQNSettings, AIQNVAESettings, QuantileLoss, VAESettings
+from aiqn_core.models.vectors import AIQN, sample_vectors
 
 SMALLEST_SPREAD = 1e-3  # of a latent dimension that codes nothing, in the encoder's units
+BATCH = 256  # held-out images at once
 MEMORY = 0.01  # weight of a batch in the running mean and square of the codes
 
 
@@ -37,17 +38,14 @@ class Code(NamedTuple):
 class VAE(nn.Module):
     """Strided convolutions to a Gaussian code, transposed ones back; images of any size."""
 
-    def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int]) -> None:
+    Settings = VAESettings
+    one_worker = "it normalises over the batch, which workers would split"
+    sample_batch = None
+
+    def __init__(self, config: VAESettings, image_shape: tuple[int, int, int], num_classes: int = 0) -> None:
         super().__init__()
-        # Completed by ModelConfig for both models with codes.
-        assert config.layers is not None
-        assert config.planes is not None
-        assert config.kernel is not None
-        assert config.latent is not None
-        assert config.latent_variance is not None
-        assert config.kl_weight is not None
         self.image_shape, self.latent = image_shape, config.latent
-        self.noise, self.kl_weight = math.sqrt(config.latent_variance), config.kl_weight
+        self.deviation, self.kl_weight = math.sqrt(config.latent_variance), config.kl_weight
         channels, height, width = image_shape
         planes = [channels, *(config.planes * 2**layer for layer in range(config.layers))]
         sizes = [(-(-height // 2**layer), -(-width // 2**layer)) for layer in range(config.layers + 1)]
@@ -82,16 +80,15 @@ class VAE(nn.Module):
     ) -> tuple[Float[Tensor, "batch channel height width"], Code]:
         """Reconstructions from noisy codes, and the codes; the noise is normal, at its quantile levels tau."""
         code = self.encode(x)
-        return self.decode(code.mean + self.noise * (code.log_variance / 2).exp() * normal(tau)), code
+        return self.decode(code.mean + self.deviation * (code.log_variance / 2).exp() * normal(tau)), code
 
     def loss(
         self,
         image: UInt8[Tensor, "batch channel height width"],
         tau: Float[Tensor, "batch latent"],
         label: None = None,
-        kappa: float | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean of both terms over the batch, divided by the number of sub-pixels; kappa is not used."""
+        """The mean of both terms over the batch, divided by the number of sub-pixels."""
         return self._bound(image, tau)[0] / image[0].numel()
 
     def _bound(self, image: Tensor, tau: Tensor) -> tuple[Tensor, Code]:
@@ -116,6 +113,38 @@ class VAE(nn.Module):
         """What codes stand for: the mean image, without the noise that the likelihood would add."""
         return nearest_level((self.decode(z) + 1) / 2)
 
+    def noise(self) -> tuple[int]:
+        """One quantile level for each dimension of the code."""
+        return (self.latent,)
+
+    def sample(
+        self, noise: Float[Tensor, "batch latent"], label: None = None
+    ) -> UInt8[Tensor, "batch channel height width"]:
+        """Images decoded from codes at quantile levels."""
+        return sample_codes(self, len(noise), tau=noise)
+
+    @torch.inference_mode()
+    def measure(self, data: Any, settings: Any) -> dict[str, float]:
+        """How well held-out images survive the code.
+
+        `squared_error` is the mean per sub-pixel in units of [0, 1], `kl` the mean in nats per image.
+        """
+        test, error, kl = data.test[: settings.samples], 0.0, 0.0
+        for batch in torch.split(test, BATCH):
+            x = self.scaled(batch.to(next(self.parameters()).device))
+            code = self.encode(x)
+            error += float((self.decode(code.mean) - x).square().sum()) / 4
+            kl += float(divergence(code).sum())
+        return {"squared_error": error / test.numel(), "kl": kl / len(test)}
+
+    @torch.inference_mode()
+    def pictures(self, data: Any, settings: Any, noise: Float[Tensor, "sample latent"]) -> dict[str, Tensor]:
+        """Decoded means of held-out images: what samples would reach whose codes are drawn perfectly."""
+        device = next(self.parameters()).device
+        batches = torch.split(data.test[: settings.samples], BATCH)
+        decoded = [self.images(self.encode(self.scaled(batch.to(device))).mean).cpu() for batch in batches]
+        return {"reconstruction": torch.cat(decoded)}
+
 
 class AIQNVAE(VAE):
     """L(x) = L_VAE(x) + E_τ ρ^κ_τ(e(x) − Q_τ): codes are drawn as Q_τ, from the law of the encoder's means."""
@@ -123,12 +152,19 @@ class AIQNVAE(VAE):
     centre: Tensor
     square: Tensor
 
-    def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int]) -> None:
+    Settings = AIQNVAESettings
+    Loss = QuantileLoss
+
+    def __init__(
+        self,
+        config: AIQNVAESettings,
+        image_shape: tuple[int, int, int],
+        num_classes: int = 0,
+        loss: QuantileLoss | None = None,
+    ) -> None:
         super().__init__(config, image_shape)
-        self.aiqn = AIQN(
-            ModelConfig(name="aiqn", hidden=config.hidden, tau_mode=config.tau_mode, dependence="autoregressive"),
-            self.latent,
-        )
+        self.kappa = (loss or QuantileLoss()).kappa
+        self.aiqn = AIQN(AIQNSettings(hidden=config.hidden, tau_mode=config.tau_mode), self.latent)
         self.detach = config.detach
         # Of the codes, running: kappa and the first weights of the network are for values of about 1.
         self.register_buffer("centre", torch.zeros(self.latent))
@@ -149,7 +185,7 @@ class AIQNVAE(VAE):
         mean = code.mean.detach() if self.detach else code.mean
         if self.training:
             self._remember(code.mean.detach())
-        quantile = self.aiqn.loss((mean - self.centre) / self.spread, tau, kappa=KAPPA if kappa is None else kappa)
+        quantile = self.aiqn.loss((mean - self.centre) / self.spread, tau, kappa=self.kappa if kappa is None else kappa)
         return (bound + self.latent * quantile) / image[0].numel()
 
     @property
@@ -165,6 +201,11 @@ class AIQNVAE(VAE):
     def code(self, tau: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
         """The codes that samples are decoded from: the AIQN's quantiles at tau, one dimension after the other."""
         return self.centre + self.spread * sample_vectors(self.aiqn, len(tau), tau=tau)
+
+    def pictures(self, data: Any, settings: Any, noise: Float[Tensor, "sample latent"]) -> dict[str, Tensor]:
+        """The same, and samples at the same tau whose codes are the prior's."""
+        prior = sample_codes(self, len(noise), tau=noise, prior=True).cpu()
+        return {**super().pictures(data, settings, noise), "prior": prior}
 
 
 def normal(tau: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

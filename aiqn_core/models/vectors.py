@@ -6,15 +6,16 @@ layer are cut in contiguous groups, one for each dimension: group i may depend o
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aiqn_core.config import ModelConfig
 from aiqn_core.layers import Sees, colour_groups, colour_mask
 from aiqn_core.losses import huber_quantile_loss
+from aiqn_core.models.settings import AIQNSettings, MADESettings, VectorQuantileLoss
 
 BISECTIONS = 60  # halvings of an interval of a few standard deviations: to the last digits of float64
 SMALLEST_SCALE = 1e-3  # of a mixture's component: bounds the likelihood of a repeated value
@@ -111,9 +112,21 @@ class AIQN(nn.Module):
     all: the comonotonic vector with these marginals (section 3).
     """
 
-    def __init__(self, config: ModelConfig, dims: int) -> None:
+    Settings = AIQNSettings
+    Loss = VectorQuantileLoss
+    sample_batch = None
+
+    def __init__(
+        self,
+        config: AIQNSettings,
+        shape: int | tuple[int, ...],
+        num_classes: int = 0,
+        loss: VectorQuantileLoss | None = None,
+    ) -> None:
+        """The shape is the number of dimensions, or a tuple of it."""
         super().__init__()
-        assert config.hidden is not None  # completed by ModelConfig
+        self.kappa = (loss or VectorQuantileLoss()).kappa
+        dims = shape if isinstance(shape, int) else shape[0]
         self.dependence = config.dependence
         autoregressive = config.dependence == "autoregressive"
         self.network = MaskedNetwork(
@@ -133,11 +146,13 @@ class AIQN(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean (Huber) quantile loss per dimension; tau must be drawn afresh, independent of x.
 
-        kappa is in the units of x, 0 where None. Raises ValueError where tau is missing.
+        kappa is in the units of x, that of the settings where None. Raises ValueError where tau is missing.
         """
         if tau is None:
             raise ValueError("tau: missing; draw it from U(0, 1) in the shape of x, afresh at every step")
-        return huber_quantile_loss(self(x, tau), x, self._used(tau).to(x.dtype), kappa or 0.0).mean()
+        return huber_quantile_loss(
+            self(x, tau), x, self._used(tau).to(x.dtype), self.kappa if kappa is None else kappa
+        ).mean()
 
     def icdf(self, output: Float[Tensor, "batch dim"], tau: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """The quantiles that `forward` gave at tau."""
@@ -146,14 +161,29 @@ class AIQN(nn.Module):
     def _used(self, tau: Tensor) -> Tensor:
         return tau[:, :1].expand_as(tau) if self.dependence == "shared" else tau
 
+    def noise(self) -> tuple[int]:
+        """One quantile level for each dimension."""
+        return (self.network.dims,)
+
+    def sample(self, noise: Float[Tensor, "batch dim"], label: None = None) -> Float[Tensor, "batch dim"]:
+        """Vectors at quantile levels, one dimension after the other."""
+        return sample_vectors(self, len(noise), tau=noise)
+
+    def outputs(self, x: Float[Tensor, "batch dim"], tau: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """The quantiles at tau."""
+        return self(x, tau)
+
 
 class MADE(nn.Module):
     """Masked autoencoder whose conditionals p(x_i | x_<i) are mixtures of Gaussians, trained by likelihood."""
 
-    def __init__(self, config: ModelConfig, dims: int) -> None:
+    Settings = MADESettings
+    sample_batch = None
+
+    def __init__(self, config: MADESettings, shape: int | tuple[int, ...], num_classes: int = 0) -> None:
+        """The shape is the number of dimensions, or a tuple of it."""
         super().__init__()
-        assert config.hidden is not None  # completed by ModelConfig, like components
-        assert config.components is not None
+        dims = shape if isinstance(shape, int) else shape[0]
         self.network = MaskedNetwork(dims, config.hidden, outputs=3 * config.components, tau_mode=None)
         assert self.network.head.bias is not None
         # Equal components would stay equal: they start side by side, each as wide as the data.
@@ -165,10 +195,8 @@ class MADE(nn.Module):
         """Logits, means and raw scales of the components of each dimension given those before it."""
         return self.network(x)
 
-    def loss(
-        self, x: Float[Tensor, "batch dim"], tau: Tensor | None = None, label: None = None, kappa: float | None = None
-    ) -> Float[Tensor, ""]:
-        """Mean nats per dimension; tau and kappa are not used, so that both models are trained by one call."""
+    def loss(self, x: Float[Tensor, "batch dim"], tau: Tensor | None = None, label: None = None) -> Float[Tensor, ""]:
+        """Mean nats per dimension; tau is not used."""
         return -self.log_prob(x).mean()
 
     def log_prob(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
@@ -191,6 +219,25 @@ class MADE(nn.Module):
             below = (log_weight.exp() * torch.special.ndtr((middle[..., None] - mean) / scale)).sum(-1) < tau
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return ((low + high) / 2).to(output.dtype)
+
+    def noise(self) -> tuple[int]:
+        """One quantile level for each dimension."""
+        return (self.network.dims,)
+
+    def sample(self, noise: Float[Tensor, "batch dim"], label: None = None) -> Float[Tensor, "batch dim"]:
+        """Vectors at quantile levels, one dimension after the other."""
+        return sample_vectors(self, len(noise), tau=noise)
+
+    def outputs(
+        self, x: Float[Tensor, "batch dim"], tau: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim three_components"]:
+        """The mixtures, which have no tau inside."""
+        return self(x)
+
+    @torch.inference_mode()
+    def measure(self, data: Any, settings: Any) -> dict[str, float]:
+        """Mean nats per dimension of the held-out vectors."""
+        return {"test_nll": float(self.loss(data.test.to(next(self.parameters()).device)))}
 
 
 def mixture(
@@ -232,6 +279,6 @@ def sample_vectors(
     for i in range(dims):
         if mask is None or not mask[i]:
             own = slice(i, i + 1)
-            output = model(x, tau) if isinstance(model, AIQN) else model(x)
+            output = model.outputs(x, tau)
             x[:, own] = model.icdf(output[:, own], tau[:, own])
     return x

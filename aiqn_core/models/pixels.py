@@ -2,50 +2,17 @@
 
 import contextlib
 import math
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from aiqn_core.config import KAPPA, VECTOR_MODELS, ModelConfig
 from aiqn_core.layers import GatedBlock, MaskedConv, Streams, TauMode, colour_groups, convolve
 from aiqn_core.levels import LEVELS, nearest_level, softmax_icdf, to_unit
-from aiqn_core.losses import categorical_nll, huber_quantile_loss
+from aiqn_core.losses import bits_per_dim, categorical_nll, huber_quantile_loss
+from aiqn_core.models.settings import PixelSettings, QuantileLoss
 from aiqn_core.snail import SnailBlock
-from aiqn_core.vae import AIQNVAE, VAE
-from aiqn_core.vectors import AIQN, MADE
-
-ImageModel: TypeAlias = "PixelCNN | PixelIQN | VAE | AIQNVAE"
-Model: TypeAlias = "ImageModel | MADE | AIQN"
-
-
-def build_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int = 0) -> Model:
-    """The model of a configuration for data of one shape, with fresh weights.
-
-    The shape is (channel, height, width) of images, (dimensions,) of vectors. `num_classes` is how many labels the
-    data has; it is read only where `conditional` is true. Raises ValueError for another shape, for `conditional`
-    without at least two classes and for fewer planes than channels, or a layer narrower than the vectors.
-    """
-    if config.name in VECTOR_MODELS:
-        if len(shape) != 1 or shape[0] < 1:
-            raise ValueError(f"shape: saw {shape}, but {config.name} models vectors; expected (dimensions,), as (2,)")
-        return (AIQN if config.name == "aiqn" else MADE)(config, shape[0])
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"image_shape: saw {shape}, expected (channel, height, width), for example (3, 32, 32)")
-    if config.conditional and num_classes < 2:  # all images of one class: the label would tell nothing
-        raise ValueError(
-            f"conditional: saw true with {num_classes} classes; use data that has labels, or set conditional to false"
-        )
-    if config.name in ("vae", "aiqn_vae"):
-        return (AIQNVAE if config.name == "aiqn_vae" else VAE)(config, shape)
-    models: dict[str, type[PixelCNN | PixelIQN]] = {"pixelcnn": PixelCNN, "pixeliqn": PixelIQN}
-    return models[config.name](config, shape, num_classes if config.conditional else 0)
-
-
-def tau_shape(config: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one example's quantile levels: one for each value of its code where it has one, else of itself."""
-    return shape if config.latent is None else (config.latent,)
 
 
 class GatedNetwork(nn.Module):
@@ -53,7 +20,7 @@ class GatedNetwork(nn.Module):
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: PixelSettings,
         image_shape: tuple[int, int, int],
         *,
         outputs: int,
@@ -61,12 +28,6 @@ class GatedNetwork(nn.Module):
         num_classes: int,
     ) -> None:
         super().__init__()
-        # Completed by ModelConfig for every model of images.
-        assert config.planes is not None
-        assert config.layers is not None
-        assert config.kernel is not None
-        assert config.skip_planes is not None
-        assert config.out_hidden is not None
         self.image_shape, self.outputs, self.num_classes = image_shape, outputs, num_classes
         self.kernel, self.planes = config.kernel, config.planes
         self.tau_mode, self.trunk = tau_mode, config.trunk
@@ -79,7 +40,7 @@ class GatedNetwork(nn.Module):
         self.blocks = nn.ModuleList([GatedBlock(image, colour, first=True, **options)])
         for layer in range(1, config.layers):
             if config.trunk == "snail":
-                assert config.attention is not None  # completed by ModelConfig
+                assert config.attention is not None  # completed for this trunk
                 heads = config.heads if layer % config.attention == 0 else None
                 self.blocks.append(SnailBlock(colour, heads=heads, **options))
             else:
@@ -159,9 +120,11 @@ class GatedNetwork(nn.Module):
 class PixelCNN(nn.Module):
     """Gated PixelCNN: the logits of 256 levels for each sub-pixel, trained by likelihood. It has no tau inside."""
 
+    Settings = PixelSettings
     output_shape = (LEVELS,)  # of one sub-pixel
+    sample_batch = None  # the sampler knows what the memory holds
 
-    def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int = 0) -> None:
+    def __init__(self, config: PixelSettings, image_shape: tuple[int, int, int], num_classes: int = 0) -> None:
         super().__init__()
         self.network = GatedNetwork(
             config, image_shape, outputs=math.prod(self.output_shape), tau_mode=None, num_classes=num_classes
@@ -178,9 +141,8 @@ class PixelCNN(nn.Module):
         image: UInt8[Tensor, "batch channel height width"],
         tau: Float[Tensor, "batch channel height width"] | None = None,
         label: Int[Tensor, " batch"] | None = None,
-        kappa: float | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean nats per sub-pixel; tau and kappa are not used, so that both models are trained by one call."""
+        """Mean nats per sub-pixel; tau is not used."""
         return categorical_nll(self(to_unit(image, self.network.head.weight.dtype), label), image).mean()
 
     def icdf(
@@ -189,14 +151,55 @@ class PixelCNN(nn.Module):
         """The levels at tau of the distributions that `forward` gave."""
         return softmax_icdf(output.movedim(2, -1), tau)
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is told the class of each image."""
+        return self.network.num_classes > 0
+
+    def noise(self) -> tuple[int, int, int]:
+        """One quantile level for each sub-pixel."""
+        return self.network.image_shape
+
+    def sample(
+        self, noise: Float[Tensor, "batch channel height width"], label: Int[Tensor, " batch"] | None = None
+    ) -> UInt8[Tensor, "batch channel height width"]:
+        """Images at quantile levels, by the sampler that computes everything once."""
+        from aiqn_core.sampling import sample  # which is for all ordered models
+
+        return sample(self, len(noise), tau=noise, label=label)
+
+    def outputs(
+        self,
+        x: Float[Tensor, "batch channel height width"],
+        tau: Float[Tensor, "batch channel height width"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channel 256 height width"]:
+        """The logits, which have no tau inside."""
+        return self(x, label)
+
+    @torch.inference_mode()
+    def measure(self, data: Any, settings: Any) -> dict[str, float]:
+        """Bits per sub-pixel of at most as many test images as there are samples."""
+        return {"bits_per_dim": bits_per_dim(mean_loss(self, data, settings.samples))}
+
 
 class PixelIQN(nn.Module):
     """PixelIQN: the tau-quantile of each sub-pixel, in units of [0, 1], trained by the Huber quantile loss."""
 
+    Settings = PixelSettings
+    Loss = QuantileLoss
     output_shape = ()  # of one sub-pixel
+    sample_batch = None  # the sampler knows what the memory holds
 
-    def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        config: PixelSettings,
+        image_shape: tuple[int, int, int],
+        num_classes: int = 0,
+        loss: QuantileLoss | None = None,
+    ) -> None:
         super().__init__()
+        self.kappa = (loss or QuantileLoss()).kappa
         self.network = GatedNetwork(
             config, image_shape, outputs=math.prod(self.output_shape), tau_mode=config.tau_mode, num_classes=num_classes
         )
@@ -221,12 +224,12 @@ class PixelIQN(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean Huber quantile loss per sub-pixel; tau must be drawn afresh, independent of the image.
 
-        kappa is a fraction of the pixel range, the paper's 0.002 where None. Raises ValueError where tau is missing.
+        kappa is a fraction of the pixel range, that of the settings where None. Raises ValueError where tau is missing.
         """
         if tau is None:
             raise ValueError("tau: missing; draw it from U(0, 1) in the shape of the image, afresh at every step")
         x = to_unit(image, self.network.head.weight.dtype)
-        kappa = KAPPA if kappa is None else kappa
+        kappa = self.kappa if kappa is None else kappa
         return huber_quantile_loss(self(x, tau, label), x, tau.to(x.dtype), kappa).mean()
 
     def icdf(
@@ -234,3 +237,46 @@ class PixelIQN(nn.Module):
     ) -> UInt8[Tensor, "batch channel height width"]:
         """The levels nearest to the quantiles that `forward` gave at tau."""
         return nearest_level(output)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is told the class of each image."""
+        return self.network.num_classes > 0
+
+    def noise(self) -> tuple[int, int, int]:
+        """One quantile level for each sub-pixel."""
+        return self.network.image_shape
+
+    def sample(
+        self, noise: Float[Tensor, "batch channel height width"], label: Int[Tensor, " batch"] | None = None
+    ) -> UInt8[Tensor, "batch channel height width"]:
+        """Images at quantile levels, by the sampler that computes everything once."""
+        from aiqn_core.sampling import sample  # which is for all ordered models
+
+        return sample(self, len(noise), tau=noise, label=label)
+
+    def outputs(
+        self,
+        x: Float[Tensor, "batch channel height width"],
+        tau: Float[Tensor, "batch channel height width"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channel height width"]:
+        """The quantiles at tau."""
+        return self(x, tau, label)
+
+    def measure(self, data: Any, settings: Any) -> dict[str, float]:
+        """P(x <= Q(τ)) on test images at some levels, and the mean miss: see `aiqn_core.diagnostics.Calibration`."""
+        from aiqn_core.diagnostics import calibration_scores  # which is for all quantile models
+
+        return calibration_scores(self, data, settings, conditional=self.conditional)
+
+
+def mean_loss(model: PixelCNN, data: Any, samples: int) -> float:
+    """Mean nats per sub-pixel of at most so many test images."""
+    device, count = next(model.parameters()).device, min(len(data.test), samples)
+    total = 0.0
+    for begin in range(0, count, 256):
+        batch = data.test[begin : min(begin + 256, count)].to(device)
+        label = data.test_labels[begin : begin + len(batch)].to(device) if model.conditional else None
+        total += len(batch) * float(model.loss(batch, None, label))
+    return total / count

@@ -1,0 +1,35 @@
+"""Training one model: the loop that yields what it measured, the evaluation that it asks for, and its checkpoint."""
+
+from aiqn_core.scoring import class_counts as class_counts
+from aiqn_core.scoring import feature_extractor as feature_extractor
+from aiqn_core.scoring import proportional_labels as proportional_labels
+from aiqn_core.scoring import reference_images as reference_images
+from aiqn_core.scoring import reference_rows as reference_rows
+from aiqn_core.training.checkpoint import CHECKPOINT_FORMAT as CHECKPOINT_FORMAT
+from aiqn_core.training.checkpoint import CheckpointError as CheckpointError
+from aiqn_core.training.checkpoint import Progress as Progress
+from aiqn_core.training.checkpoint import Samples as Samples
+from aiqn_core.training.checkpoint import TrainState as TrainState
+from aiqn_core.training.checkpoint import find_checkpoint as find_checkpoint
+from aiqn_core.training.checkpoint import kept_weights as kept_weights
+from aiqn_core.training.checkpoint import previous_checkpoint as previous_checkpoint
+from aiqn_core.training.checkpoint import read_checkpoint as read_checkpoint
+from aiqn_core.training.checkpoint import restore as restore
+from aiqn_core.training.checkpoint import resumable as resumable
+from aiqn_core.training.checkpoint import save as save
+from aiqn_core.training.evaluation import DivergedError as DivergedError
+from aiqn_core.training.evaluation import MethodError as MethodError
+from aiqn_core.training.evaluation import draw as draw
+from aiqn_core.training.evaluation import evaluate as evaluate
+from aiqn_core.training.evaluation import evaluation_draws as evaluation_draws
+from aiqn_core.training.evaluation import images_by_class as images_by_class
+from aiqn_core.training.evaluation import protocol as protocol
+from aiqn_core.training.evaluation import vector_scores as vector_scores
+from aiqn_core.training.loop import class_problems as class_problems
+from aiqn_core.training.loop import follow as follow
+from aiqn_core.training.loop import is_evaluated as is_evaluated
+from aiqn_core.training.loop import mean_loss as mean_loss
+from aiqn_core.training.loop import new_state as new_state
+from aiqn_core.training.loop import steps_of as steps_of
+from aiqn_core.training.loop import train as train
+from aiqn_core.training.loop import train_step as train_step
