@@ -16,6 +16,7 @@ from reports.answer import answer
 from reports.comparison import comparison, published
 from reports.coordinates import parallel_figures
 from reports.curves import learning_figures, write_points
+from reports.drawing import drawing_beside
 from reports.figures import GRID, INK, MUTED, PAPER, color
 from reports.formats import markdown, to_markdown, write_table
 from reports.pareto import pareto_figures, pareto_table
@@ -62,6 +63,11 @@ def write_report(source: Path | str, to: Path | str | None = None, uri: str | No
 
 def write_page(results: Results, folder: Path) -> Path:
     """Write the report of results into a folder; returns the path of index.html."""
+    with drawing_beside():
+        return _write_page(results, folder)
+
+
+def _write_page(results: Results, folder: Path) -> Path:
     shown = {table.name: table for table in all_tables(results)}
     for table in shown.values():
         write_table(table, folder)

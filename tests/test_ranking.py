@@ -1,6 +1,7 @@
 import itertools
 from random import Random
 
+import numpy as np
 import optuna
 import pytest
 
@@ -49,3 +50,26 @@ def test_the_first_front_is_optunas(seed):
     order = [trial.number for trial in ranked(study.trials, [DISTANCE, SCORE])]
     assert {t.number for t in study.best_trials} == set(order[: len(study.best_trials)])
     assert not any(beats(signed[late], signed[early]) for early, late in itertools.combinations(order, 2))
+
+
+def slow_fronts(costs):
+    """Front by front, everybody against everybody."""
+    left, found, front = dict(costs), {}, 0
+    while left:
+        best = [number for number, own in left.items() if not any(beats(other, own) for other in left.values())]
+        found |= dict.fromkeys(best, front)
+        left = {number: cost for number, cost in left.items() if number not in found}
+        front += 1
+    return found
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_fronts_are_those_of_comparing_everybody_with_everybody(objectives):
+    random = np.random.RandomState(objectives)
+    for count in (0, 1, 5, 47):
+        values = random.randint(0, 11, size=(count, objectives)).astype(float)  # with many that are equal
+        values[random.rand(*values.shape) < 0.05] = np.inf
+        costs = {int(number): tuple(own) for number, own in zip(random.permutation(count), values, strict=True)}
+        if count == 47:
+            costs[99] = (np.nan,) * objectives
+        assert list(fronts(costs).items()) == list(slow_fronts(costs).items())
