@@ -195,10 +195,6 @@ class Mirror:
             milliseconds(run.status.get("updated", time.time())) if status != "RUNNING" else None,
         )
 
-    def _set_status(self, sent: Sent, status: str, ended: float) -> None:
-        self.writer.end([Parcel(sent.run_id, "", 0, {}, status=status, ended=milliseconds(ended))])
-        sent.status = status
-
     def _attach(self) -> None:
         """Attach the files of the whole sweep to the parent run, each when it has changed."""
         for path in attachments(self.run):
@@ -211,9 +207,10 @@ class Mirror:
 
         No run stays RUNNING that nobody trains.
         """
-        for sent in self.sent.values():
-            if sent.status == "RUNNING":
-                self._set_status(sent, "KILLED", time.time())
+        left, now = [sent for sent in self.sent.values() if sent.status == "RUNNING"], milliseconds(time.time())
+        self.writer.end([Parcel(sent.run_id, "", 0, {}, status="KILLED", ended=now) for sent in left])
+        for sent in left:
+            sent.status = "KILLED"
         if self.run.report.is_dir():
             self.client.log_artifacts(self.parent, str(self.run.report), "report")
         if (answer := self.run.report / "answer.md").exists():
