@@ -180,7 +180,7 @@ class Mirror:
         described = sent is not None and sent.described
         params = {} if described else {key: str(value) for key, value in dotted(run.config) if value is not None}
         status, note = STATUS[run.state], {"mirrored": str(len(run.history))}
-        tags = {"state": run.state, "cause": run.cause or "", STATUS_TAG: json.dumps(run.status)[:LONGEST_TAG]}
+        tags = {"state": run.state, "cause": run.cause or "", STATUS_TAG: told(run.status)}
         created = self._tags_of(run) | tags | (note if status != "RUNNING" else {})
         changed = status != (sent.status if sent else "RUNNING")
         return Parcel(
@@ -334,6 +334,14 @@ def recorded(run: Run) -> str:
     }
     text = json.dumps(content)
     return text if len(text) <= LONGEST_TAG else json.dumps({**content, "config": {}})
+
+
+def told(status: Mapping[str, Any]) -> str:
+    """What status.json holds, as JSON; with less of its message and causes where that is too long for a tag."""
+    text = json.dumps(status)
+    if len(text) <= LONGEST_TAG:
+        return text
+    return json.dumps({**status, "message": str(status.get("message"))[:600], "causes": status.get("causes", [])[-9:]})
 
 
 def mirrored_already(run: RunFolder, client: "MlflowClient", mark: str) -> str | None:
