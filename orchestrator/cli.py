@@ -152,7 +152,7 @@ def plan(
 
 @app.command()
 def report(
-    source: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or mlflow:EXPERIMENT.")],
+    sources: Annotated[list[str], typer.Argument(metavar="RUN ...", help="Run folders, or one mlflow:EXPERIMENT.")],
     to: Annotated[str | None, typer.Option(metavar="DIR", help="Where to; else RUN/report or report-NAME.")] = None,
     uri: Annotated[
         str | None, typer.Option(metavar="URI", help="MLflow's store; else that of runs/NAME or $MLFLOW_TRACKING_URI.")
@@ -165,7 +165,12 @@ def report(
     with plain_errors():
         from reports.html import write_report
 
-        print(write_report(source, named_folder(to), uri))
+        if len(sources) == 1:
+            print(write_report(sources[0], named_folder(to), uri))
+            return
+        from reports.several import write_several
+
+        print(write_several(sources, named_folder(to) or Path("report-several")))
 
 
 @app.command()
@@ -175,9 +180,10 @@ def status(run: RunArgument) -> None:
     Example: aiqn status runs/quickstart
     """
     with plain_errors():
+        from orchestrator.overview import overview_lines
         from orchestrator.status import status_lines
 
-        print("\n".join(status_lines(run)))
+        print("\n".join(overview_lines(run) or status_lines(run)))
 
 
 @app.command()
