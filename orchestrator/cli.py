@@ -274,6 +274,21 @@ def ui(
 
 
 @app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|RUNS", help="A run folder, or a folder of them.")],
+    port: Annotated[int, typer.Option(help="The port to listen on, on this machine alone.")] = 5001,
+) -> None:
+    """Serve the page of a running sweep as it grows, or an index of all sweeps in a folder.
+
+    Example: aiqn watch runs/quickstart
+    """
+    with plain_errors():
+        from reports.watching import watch as serve_pages
+
+        serve_pages(folder, port)
+
+
+@app.command()
 def replay(
     run: RunArgument,
     pruner: Annotated[
