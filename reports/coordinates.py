@@ -121,7 +121,8 @@ def _numbers(
 
 def rounded_score(value: float) -> str:
     """A score beside an axis: whole numbers keep their digits, "1,310" and not "1.31e+03"."""
-    return rounded(value, 3)
+    text = parameter(value)
+    return rounded(value, 3) if "e" in text else text
 
 
 def _words(name: str, values: Sequence[Any]) -> dict[str, Any]:
