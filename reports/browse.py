@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -42,12 +42,17 @@ def every_trial(results: Results) -> Browse:
 
 def size_table(results: Results) -> Table:
     """What one model of each arm takes: parameters where recorded, time for a step and for an evaluation (medians)."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for arm in results.arms:
         for stage in STAGES:
             runs = [run for run in results.of(arm, stage) if last_step(run)]
             if runs:
-                row = {"arm": arm, "stage": stage, "trials": len(runs), "parameters": _median(runs, _parameters)}
+                row: dict[str, Any] = {
+                    "arm": arm,
+                    "stage": stage,
+                    "trials": len(runs),
+                    "parameters": _median(runs, _parameters),
+                }
                 row |= {"seconds_per_step": _median(runs, _step), "seconds_per_evaluation": _median(runs, _evaluation)}
                 rows.append(row | {"samples": _samples(results, runs)})
     columns = ["arm", "stage", "trials", "parameters", "seconds_per_step", "seconds_per_evaluation", "samples"]

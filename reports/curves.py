@@ -140,7 +140,7 @@ def learning_chart(
     low, high = min([seen["low"].min(), *levels.values()]), max([seen["high"].max(), *levels.values()])
     logarithmic = low > 0 and high / low > LOG_RATIO
     scale = alt.Scale(type="log" if logarithmic else "linear", zero=False, nice=not logarithmic, padding=8)
-    cut = {}  # lines come from beyond the axis
+    cut: dict[str, Any] = {}  # lines come from beyond the axis
     if len(seen) < len(frame):
         scale.domain, cut = [low, high], {"clip": True}
     finals = bool((frame["kind"] == "final").any())
@@ -200,12 +200,12 @@ def level_layers(
         label = f"{name}: {rounded(value)}"
         rows.append({"value": value, "name": name if clear else "", "label": label})
     base = alt.Chart(pd.DataFrame(rows)).encode(y=alt.Y("value:Q", title=None, scale=scale), description="label:N")
-    text = {"align": "right", "baseline": "bottom", "dy": -1, "fontSize": 12}
-    place = {"x": alt.value(WIDTH), "text": "name:N"}
+    text: dict[str, Any] = {"align": "right", "baseline": "bottom", "dy": -1, "fontSize": 12}
+    named_at: dict[str, Any] = {"x": alt.value(WIDTH), "text": "name:N"}
     return [
         base.mark_rule(strokeDash=[3, 3], strokeWidth=1, color=MUTED, opacity=0.7),
-        base.mark_text(**text, color=PAPER, stroke=PAPER, strokeWidth=4, aria=False).encode(**place),
-        base.mark_text(**text, color=MUTED, aria=False).encode(**place),
+        base.mark_text(**text, color=PAPER, stroke=PAPER, strokeWidth=4, aria=False).encode(**named_at),
+        base.mark_text(**text, color=MUTED, aria=False).encode(**named_at),
     ]
 
 

@@ -101,7 +101,7 @@ def _walk(space: object, when: str) -> Iterator[Searched]:
         elif isinstance(written, Mapping) and is_number(written.get("low")) and is_number(written.get("high")):
             low, high, step = written["low"], written["high"], written.get("step")
             whole = isinstance(low, int) and isinstance(high, int)
-            step = step if is_number(step) and step > 0 else 1 if whole else None
+            step = step if step is not None and is_number(step) and step > 0 else 1 if whole else None
             yield Searched(str(name), when, (), low, high, bool(written.get("log")), step)
 
 

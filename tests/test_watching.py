@@ -24,7 +24,11 @@ def ask(app: Any, path: str, method: str = "GET", **headers: str) -> Answer:
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "scheme": "http", "root_path": ""}
     scope["headers"] = [(name.encode(), value.encode()) for name, value in given.items()]
 
+    waiting = iter([True])
+
     async def receive() -> dict[str, Any]:
+        if not next(waiting, False):
+            await asyncio.Event().wait()  # the client stays
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
