@@ -274,17 +274,22 @@ def replay(
         list[str] | None, typer.Option(metavar="PRUNER", help="A name, or {name: asha, min_resource: 200}; several.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 2,
+    searches: Annotated[
+        int, typer.Option(min=0, help="Draw so many searches for Optuna's pruners too: as long as so many replays.")
+    ] = 0,
 ) -> None:
-    """Say what other pruners would have cost and lost in a recorded search; nothing is trained.
+    """Say what other pruners would have cost and lost in a recorded search, and propose one; nothing is trained.
 
     Example: aiqn replay runs/quickstart --pruner asha --pruner median
     """
     with plain_errors():
+        from orchestrator.proposal import proposal_line, propose
         from orchestrator.replay import PRUNERS, parse_pruner, replay_lines
         from orchestrator.replay import replay as replayed
 
         settings = [parse_pruner(text) for text in pruner or PRUNERS]
-        print("\n".join(replay_lines(replayed(run, settings, workers))))
+        print("\n".join(replay_lines(replayed(run, settings, workers, searches))))
+        print(proposal_line(propose(run)))
 
 
 @data_app.command()

@@ -156,7 +156,7 @@ class Contest:
         if step in self.rungs:
             self._judged = None
             one = self.contestants[number]
-            one.costs.setdefault(step, math.inf if cost is None or math.isnan(cost) else cost)
+            one.costs.setdefault(step, cost if cost is not None and math.isfinite(cost) else math.inf)
             if not one.free:  # it could come here only by being promoted, should the journal have forgotten it
                 one.passed = max(one.passed, self.rungs.index(step))
 

@@ -15,7 +15,7 @@ SETTINGS = {"name": "promote", "first": 0.3, "reduction_factor": 2, "audit": 0.0
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr("orchestrator.replay_rungs.RESAMPLED", 20)
+    monkeypatch.setattr("orchestrator.resampling.SEARCHES", 20)
 
 
 def curves_of(seed, count, noise):
@@ -67,7 +67,7 @@ def test_resampled_searches_say_how_sure_the_choice_is(tmp_path):
     )
     assert sure.within == {"a": 1.0, "b": 1.0}  # rungs that know the end lose nothing
     assert all(0 < share < 0.95 for share in unsure.within.values())
-    assert "within 2% of their best: 100% in a, 100% in b." in "\n".join(replay_lines([sure]))
+    assert "within 2% of their best: 100% in a, 100% in b, for 57% of the steps." in "\n".join(replay_lines([sure]))
 
 
 def test_curves_that_were_cut_short(tmp_path):
