@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -273,6 +273,8 @@ class EvaluateConfig(Settings):
     """Further steps; a sweep adds those at which its pruner decides."""
     samples: Annotated[int, Field(ge=3)] = 512
     """How many are drawn."""
+    rungs: dict[Literal["samples"], Annotated[int, Field(ge=3)]] | None = None
+    """{samples: 200}: so many are drawn before the last step, for scores of their own (rung_fd_lite0)."""
     features: str | None = None
     """What sees the images: lite0, inception, or an extractor of your own code."""
     inception: str | None = None

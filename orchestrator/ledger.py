@@ -18,6 +18,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from aiqn_core.metric import judged_by
 from orchestrator.causes import Again, Cause, End, Stage, State, ending
 from orchestrator.earlier import ATTRIBUTE, tell_earlier
 from orchestrator.journal import Journal
@@ -397,13 +398,13 @@ class Ledger:
         verdict = self._note(row, record)
         if row.assignment.stage == Stage.SEARCH:
             rungs, number = self.rungs[row.assignment.arm], row.assignment.number
-            rungs.measured(number, row.step, record.get(self.objectives[0].metric))
+            rungs.measured(number, row.step, judged_by(record, self.objectives[0].metric))
             verdict = State.PARKED if rungs.parks(number, row.step) else verdict
         return verdict
 
     def _note(self, row: Row, record: dict[str, Any]) -> State | None:
         """Tell the study of an evaluation, and ask its pruner."""
-        values = [record.get(objective.metric) for objective in self.objectives]
+        values = [judged_by(record, objective.metric) for objective in self.objectives]
         if any(value is None for value in values) or row.step == 0:  # the untrained model is measured, never judged
             return None
         row.values = [float(value) for value in values if value is not None]

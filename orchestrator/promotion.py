@@ -49,15 +49,19 @@ def rungs_of(base: Mapping[str, Any], settings: Settings | None) -> tuple[int, .
     """
     if settings is None:
         return ()
-    steps, every, at = base["train"]["steps"], base["evaluate"]["every"], base["evaluate"].get("at") or ()
-    evaluations = sorted({*range(every, steps, every), *(step for step in at if 0 < step < steps)})
     found: list[int] = []
-    wanted = settings.first * steps * (1 - 1e-9)  # 0.07 * 100 is above 7
-    for step in evaluations:
+    wanted = settings.first * base["train"]["steps"] * (1 - 1e-9)  # 0.07 * 100 is above 7
+    for step in evaluations(base)[:-1]:
         if step >= wanted:
             found.append(step)
             wanted = step * settings.reduction_factor
     return tuple(found)
+
+
+def evaluations(base: Mapping[str, Any]) -> list[int]:
+    """The steps at which a trial is evaluated, up to its last; an untrained model is not one."""
+    steps, every, at = base["train"]["steps"], base["evaluate"]["every"], base["evaluate"].get("at") or ()
+    return sorted({*range(every, steps, every), *(step for step in at if 0 < step < steps), steps})
 
 
 def audited(settings: Settings | None, seed: int, arm: str, ordinal: int) -> bool:

@@ -11,6 +11,7 @@ import optuna
 import yaml
 
 from aiqn_core.config import ConfigError, Problem, shown
+from aiqn_core.metric import judged_by
 from orchestrator import shapes
 from orchestrator.causes import CUT
 from orchestrator.promotion import settings_of
@@ -100,7 +101,7 @@ def _usable(run: Run) -> bool:
 
 def _curve(run: Run, metric: str) -> Curve:
     points = [
-        (record["step"], record.get("seconds") or 0.0, record.get(metric))
+        (record["step"], record.get("seconds") or 0.0, judged_by(record, metric))
         for record in run.history
         if record["step"] > 0 and ("samples" in record or metric in record)
     ]

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aiqn_core.metric import judged_by
 from orchestrator import shapes
 from orchestrator.causes import FINISHED as FINISHED
 from orchestrator.causes import RECORDED, Stage, State
@@ -92,6 +93,11 @@ class Run:
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of every record that holds the metric."""
         return [(record["step"], record[metric]) for record in self.history if record.get(metric) is not None]
+
+    def judged(self, metric: str) -> list[tuple[int, float]]:
+        """The same with what stands for the metric at rungs, where these are evaluated with fewer samples."""
+        values = ((record["step"], judged_by(record, metric)) for record in self.history)
+        return [(step, value) for step, value in values if value is not None]
 
 
 def trial_id(arm: str, stage: str, number: int) -> str:

@@ -290,4 +290,5 @@ def with_final(mapping: Mapping[str, Any], final: Final | None) -> dict[str, Any
         return dict(mapping)
     steps = {} if final.steps is None else {"steps": final.steps}
     extrapolate = {} if of_vectors(mapping) else {"extrapolate": True}
-    return merge(mapping, {"train": steps, "evaluate": {**extrapolate, **final.evaluate}})
+    cheap = {"rungs": None} if mapping["evaluate"].get("rungs") else {}  # of rungs, which finals have none of
+    return merge(mapping, {"train": steps, "evaluate": {**cheap, **extrapolate, **final.evaluate}})
