@@ -379,7 +379,7 @@ class Ledger:
         if isinstance(sampler, ByNumber):
             self._by_number[arm] = sampler
             return sampler
-        return sampler if settings_of(search.pruner) is None else OfSeen(sampler)
+        return sampler if settings_of(search.pruner) is None else OfSeen(sampler, self.rungs[arm].shown_until)
 
     def _search_complete(self, arm: str) -> bool:
         return self.states[arm, Stage.SEARCH].total() >= self.sweep.search.trials and not self.rungs[arm].due()
