@@ -30,7 +30,8 @@ from orchestrator.runs import Run, RunFolder, load_runs, objectives
 
 SPLITS, TRAINED, MOST = 20, 20, 150  # splits of an arm; trials that judges learn from; rivals in a split
 ALPHAS = np.logspace(-1, 4, 11)
-Floats, Whole = NDArray[np.float64], NDArray[np.int64]
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

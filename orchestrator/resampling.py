@@ -16,7 +16,9 @@ from orchestrator.promotion import Settings
 from orchestrator.replay_rungs import Curve, Search, at_once, regret_of, searched
 
 SEARCHES = 200  # drawn from the recorded trials
-Floats, Bools, Whole = NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Whole = NDArray[np.int64]
 
 
 class Drawn(NamedTuple):

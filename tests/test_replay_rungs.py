@@ -28,7 +28,7 @@ def curves_of(seed, count, noise):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("workers", [1, 3, 64])
+@pytest.mark.parametrize("workers", [1, 3, 1024])
 def test_steps_and_choice_are_those_of_a_loop_whatever_the_workers(tmp_path, seed, workers):
     curves = curves_of(seed, 11, 0.7)
     (one,) = replay(record(tmp_path, curves).path, [SETTINGS], workers)
