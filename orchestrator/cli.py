@@ -262,7 +262,7 @@ def ui(
     Example: aiqn ui runs/quickstart
     """
     with plain_errors():
-        from orchestrator.tracking import serve
+        from orchestrator.tracking.server import serve
 
         serve(run, host, port)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from orchestrator.rungs import before_last
 from orchestrator.sections import trial_seed
 
 NAME = "promote"
@@ -61,7 +62,7 @@ def rungs_of(base: Mapping[str, Any], settings: Settings | None) -> tuple[int, .
 def evaluations(base: Mapping[str, Any]) -> list[int]:
     """The steps at which a trial is evaluated, up to its last; an untrained model is not one."""
     steps, every, at = base["train"]["steps"], base["evaluate"]["every"], base["evaluate"].get("at") or ()
-    return sorted({*range(every, steps, every), *(step for step in at if 0 < step < steps), steps})
+    return [*before_last(every, steps, at), steps]
 
 
 def audited(settings: Settings | None, seed: int, arm: str, ordinal: int) -> bool:

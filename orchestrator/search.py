@@ -33,7 +33,7 @@ from orchestrator.runs import RunFolder, RunFolderError
 from orchestrator.sections import Resources
 from orchestrator.start import Interrupt
 from orchestrator.start import run_sweep as run_sweep  # which many know from here
-from orchestrator.tracking import Mirroring
+from orchestrator.tracking.process import Mirroring
 from orchestrator.trial import Assignment, is_evaluation, run_trial
 
 if TYPE_CHECKING:

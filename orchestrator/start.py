@@ -25,7 +25,8 @@ from orchestrator.plan import plan_at_start
 from orchestrator.runs import FORMAT, Run, RunFolder, load_runs, read_json, write_bytes, write_json
 from orchestrator.sections import Sweep
 from orchestrator.stores import Store, choose, note
-from orchestrator.tracking import Mirroring, mirroring, nothing_to_send
+from orchestrator.tracking.process import Mirroring, mirroring
+from orchestrator.tracking.progress import nothing_to_send
 from orchestrator.watch import Signature, Watch, signature
 
 if TYPE_CHECKING:

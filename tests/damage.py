@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,6 @@ from documents import at, places
 from typer.testing import CliRunner
 
 from aiqn_core.config import config_hash
-from orchestrator import tracking
 from orchestrator.causes import End, State
 from orchestrator.cli import app
 from orchestrator.ledger import Ledger
@@ -29,6 +28,7 @@ from orchestrator.plan import plan_at_start
 from orchestrator.runs import FORMAT, RunFolder, write_json
 from orchestrator.start import mark_finished, open_run
 from orchestrator.sweep import load_sweep
+from orchestrator.tracking import server
 from orchestrator.trial import check_folder
 from reports.results import read_results
 
@@ -342,8 +342,9 @@ class Undrawn:
 
 def without_charts(monkeypatch):
     """Let the report write its page, tables and pages of trials with empty drawings."""
-    from reports import coordinates, curves, pareto, search_figures
+    from reports import coordinates, curves, html, pareto, search_figures
 
+    monkeypatch.setattr(html, "drawing_beside", nullcontext)  # a process for each page
     for module in (coordinates, curves, pareto, search_figures):
         for name in ("alt", "styled"):
             if hasattr(module, name):
@@ -361,8 +362,8 @@ def without_server(monkeypatch):
         yield SimpleNamespace(poll=lambda: None, wait=lambda: 0)
         listening.clear()
 
-    monkeypatch.setattr(tracking, "ending_with_us", begun)
-    monkeypatch.setattr(tracking, "answers", lambda *_: bool(listening))
+    monkeypatch.setattr(server, "ending_with_us", begun)
+    monkeypatch.setattr(server, "answers", lambda *_: bool(listening))
 
 
 def read_as(run):

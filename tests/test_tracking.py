@@ -15,8 +15,11 @@ import pytest
 from PIL import Image
 
 from orchestrator.runs import FORMAT, RunFolder, RunFolderError, load_runs, read_json, write_json
-from orchestrator.tracking import Mirror, address, default_uri, mirroring, opened, serve
-from orchestrator.tracking import mirror as keep_up
+from orchestrator.stores import default_uri
+from orchestrator.tracking.mirror import Mirror
+from orchestrator.tracking.process import mirror as keep_up
+from orchestrator.tracking.process import mirroring, opened
+from orchestrator.tracking.server import address, serve
 from reports.html import write_report
 
 mlflow = pytest.importorskip("mlflow")
@@ -226,7 +229,7 @@ def test_a_store_of_an_older_mlflow_is_one_line_with_the_command(run, monkeypatc
     expected = f"back it up, then run: mlflow db upgrade {uri}"
     last_round = threading.Event()
     last_round.set()
-    monkeypatch.setattr("orchestrator.tracking.PATIENCE_SECONDS", 1e9)  # it is not waited for
+    monkeypatch.setattr("orchestrator.tracking.process.PATIENCE_SECONDS", 1e9)  # it is not waited for
     assert not keep_up(run, uri, last_round)
     assert read_json(run.mirror)["error"].endswith(expected)
     for ask in (lambda: serve(run.path, "127.0.0.1", 5001), lambda: write_report("mlflow:study", run.report, uri)):
@@ -241,7 +244,7 @@ def test_a_process_that_is_killed_while_it_makes_a_store_leaves_none(tmp_path, n
     """MLflow makes the tables one after the other, and never goes on with what it finds half made."""
     run = RunFolder(tmp_path / name)
     run.path.mkdir()
-    script = "import sys; from orchestrator.tracking import *; run = RunFolder(Path(sys.argv[1]))"
+    script = "import sys; from orchestrator.tracking.process import *; run = RunFolder(Path(sys.argv[1]))"
     with subprocess.Popen([sys.executable, "-c", f"{script}; opened(run, default_uri(run))", str(run.path)]) as process:
         deadline = time.monotonic() + 300
         while not [path for path in run.path.glob("mlflow.db.*.new") if path.stat().st_size]:
