@@ -78,7 +78,7 @@ def test_the_core_imports_with_torch_numpy_jaxtyping_and_pydantic_alone():
 
 
 def test_the_run_folder_needs_the_standard_library_only():
-    standard = set(sys.stdlib_module_names) | {"orchestrator", "__main__"}
+    standard = set(sys.stdlib_module_names) | {"orchestrator", "aiqn_core", "__main__"}
     third_party = {name for name in loaded_by("import orchestrator.runs") if not name.startswith("_")} - standard
     assert third_party <= loaded_by("pass")
 
