@@ -4,6 +4,7 @@ Nothing outside it can be named: a name reaches only classes that are defined in
 runs a sweep imports it; a file that cannot be imported is one ConfigError. No torch of our own.
 """
 
+import ast
 import hashlib
 import importlib.util
 import os
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +28,7 @@ FILES = 500
 IGNORED = ("__pycache__",)
 FOLDER = "code"  # of a run folder
 VARIABLE = "AIQN_CODE"
+RECORDED = ("aiqn_core", "torch", "numpy", "pydantic")  # modules whose packages every trial records anyway
 
 
 @dataclass(frozen=True)
@@ -121,18 +124,26 @@ def keep(code: Code, run: Path) -> Path:
 def load_kept(run: Path, recorded: object) -> None:
     """Import the code that a trial's configuration names from the run folder of the trial; nothing where it has none.
 
-    Raises ConfigError where the files there are not those that the configuration names by their hash.
+    Raises ConfigError where the files there are missing, or not those that the configuration names by their hash.
     """
     if not isinstance(recorded, dict) or loaded(recorded.get("hash")) is not None:
         return
-    name, digest = str(recorded.get("name")), str(recorded.get("hash"))
-    folder = run / FOLDER / digest
-    if not name.isidentifier() or not digest.isalnum() or not folder.is_dir():
-        return
-    kept = next((path for path in (folder / f"{name}.py", folder / name) if path.exists()), folder / f"{name}.py")
+    kept, digest = kept_path(run, recorded), recorded.get("hash")
     if (seen := code_digest(kept)) != digest:
         raise _wrong(f"saw {str(kept)!r} with hash {seen}, expected {digest}: what lies there is not what ran before")
     load_code(kept)
+
+
+def kept_path(run: Path, recorded: dict[str, Any]) -> Path:
+    """Where a run folder keeps the code that a configuration names; raises ConfigError where there is none."""
+    name, digest = str(recorded.get("name")), str(recorded.get("hash"))
+    folder = run / FOLDER / digest
+    if not name.isidentifier() or not digest.isalnum():
+        raise _wrong(f"saw {name!r} with hash {digest!r}, expected the name of a module and its hash")
+    found = next((path for path in (folder / f"{name}.py", folder / name) if path.exists()), None)
+    if found is None:
+        raise _wrong(f"{folder} is missing: it holds the code {name} that this trial runs; put it back")
+    return found
 
 
 def code_digest(path: Path) -> str:
@@ -160,6 +171,20 @@ def code_files(path: Path) -> list[tuple[str, Path]]:
     if len(files) > FILES or sum(file.stat().st_size for _, file in files) > LARGEST:
         raise _wrong(f"saw {len(files)} files in {str(path)!r}, expected at most {FILES}, of {LARGEST} bytes together")
     return files
+
+
+def imported_packages(path: Path) -> list[str]:
+    """The installed distributions that somebody's code imports by name: they decide its numbers too."""
+    names: set[str] = set()
+    for _, file in code_files(path):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names.add(node.module.partition(".")[0])
+    names -= {*sys.stdlib_module_names, *RECORDED}
+    found = metadata.packages_distributions() if names else {}  # a look at all packages takes a moment
+    return sorted({distribution for name in names for distribution in found.get(name, ())})
 
 
 def lacking(role: str, kind: type) -> str:

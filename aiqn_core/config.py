@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
@@ -238,7 +238,9 @@ def _installed() -> dict[str, Found]:
         kind = point.load()
         if lacks := codes.lacking("model", kind):
             raise ConfigError([Problem("model.name", f"saw {point.name!r} of {point.value}, a class without {lacks}")])
-        found[point.name] = ModelConfig.of_class(point.name, kind)
+        made = ModelConfig.of_class(point.name, kind)
+        origin = "" if point.dist is None else str(point.dist.name)
+        found[point.name] = Found(made.settings, replace(made.thing, distribution=origin))
     return found
 
 

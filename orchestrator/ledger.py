@@ -18,6 +18,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from orchestrator.aside import renew_edited
 from orchestrator.causes import Again, Cause, End, Stage, State, ending
 from orchestrator.earlier import ATTRIBUTE, tell_earlier
 from orchestrator.journal import Journal
@@ -75,6 +76,7 @@ class Ledger:
         self.objectives = sweep.search.objectives
         repair(run.journal)
         hand_back_lost(run)
+        renew_edited(run, sweep)
         reopen_parked(run, sweep)
         self.journal = Journal(run.journal)
         storage = JournalStorage(self.journal)

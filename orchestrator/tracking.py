@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 RECORDED_TAG = "mlflow.aiqn.recorded"  # config.json
 STATUS_TAG = "mlflow.aiqn.status"  # status.json
 REPLACED_TAG = "mlflow.aiqn.replaced"  # of a run that the mirror deleted because there is another in its place
+ASIDE_TAG = "aside"  # of a run whose trial was put aside, with the name of its folder in RUN/aside
 LONGEST_TAG = 8000  # MLflow's limit; it cuts what is longer in silence
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 1.0  # in which a server on this machine answers
@@ -96,6 +97,7 @@ class Mirror:
         self.experiment = self._experiment()
         self.sent: dict[str, Sent] = {}
         self.deleted: set[str] = set()  # the experiment's deleted runs, as far as they are known
+        self.aside = mlflow_runs_aside(run)
         self.attached: dict[str, int] = {}  # files of the whole sweep, by the time of their last change when sent
         self.parent = ""
         for known in found_runs(client, self.experiment, f"tags.run_folder = '{self.sweep['id']}'"):
@@ -111,6 +113,10 @@ class Mirror:
         tags = known.data.tags
         if "trial" not in tags:
             self.parent = known.info.run_id
+            return
+        if (name := self.aside.get(known.info.run_id)) is not None:  # no longer of this sweep, for whoever asks for it
+            self.client.set_tag(known.info.run_id, ASIDE_TAG, name)
+            self.client.set_tag(known.info.run_id, "run_folder", f"{self.sweep['id']}/{name}")
             return
         records, described = int(tags.get("mirrored", 0)), bool(known.data.params)
         digest, state = tags.get("config_hash", ""), tags.get("state", "")
@@ -291,6 +297,15 @@ class Mirror:
         for run in sorted(before | replaced):
             with suppress(Exception):  # gone for good, or deleted still
                 self.client.delete_run(run)
+
+
+def mlflow_runs_aside(run: RunFolder) -> dict[str, str]:
+    """MLflow's run of each trial that was put aside -> the name of the folder that it lies in."""
+    return {
+        mlflow_run: folder.name
+        for folder in sorted(run.aside.glob("*"))
+        for mlflow_run in ((read_json(RunFolder(folder).mlflow) or {}).get("runs") or {}).values()
+    }
 
 
 def milliseconds(seconds: float) -> int:
