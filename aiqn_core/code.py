@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ FILES = 500
 IGNORED = ("__pycache__",)
 FOLDER = "code"  # of a run folder
 VARIABLE = "AIQN_CODE"
+OURS = ("aiqn_core", "orchestrator", "reports")
 RECORDED = ("aiqn_core", "torch", "numpy", "pydantic")  # modules whose packages every trial records anyway
 
 
@@ -77,12 +78,14 @@ def load_code(path: Path) -> Code:
     name = path.stem if path.suffix == ".py" else path.name
     found = code_digest(path)
     if found in _loaded:
+        if _loaded[found].path != path.resolve():  # where it lay before may be edited since
+            _loaded[found] = replace(_loaded[found], path=path.resolve())
         return _loaded[found]
     if not name.isidentifier():
         raise _wrong(
             f"saw {path.name!r}, expected letters, digits and _, the first a letter: it is imported by its name"
         )
-    if name not in _own_names() and importlib.util.find_spec(name) is not None:
+    if name not in _own_names() and _is_taken(name, path):
         raise _wrong(f"saw {path.name!r}, but there is a Python module {name} already; rename it")
     code = Code(name, found, _imported(name, path), path.resolve())
     _loaded[found] = code
@@ -235,6 +238,19 @@ def unknown(name: object, role: str, ours: list[str], code: Code | None) -> str:
 
 def _own_names() -> set[str]:
     return {code.name for code in _loaded.values()}
+
+
+def _is_taken(name: str, path: Path) -> bool:
+    """Whether another module has this name: not a file of one's own that lies where Python was started."""
+    found = importlib.util.find_spec(name)
+    if found is None:
+        return False
+    places = [
+        *(found.submodule_search_locations or ()),
+        *([found.origin] if found.has_location and found.origin else []),
+    ]
+    own = {Path.cwd().resolve(), path.resolve().parent}
+    return name in OURS or not any(Path(place).resolve().parent in own for place in places)
 
 
 def _imported(name: str, path: Path) -> ModuleType:

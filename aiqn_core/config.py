@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
@@ -161,7 +162,12 @@ class ModelConfig(Chosen):
     def found(cls, name: object, code: Code | None) -> Found | None:
         """Also those of installed packages."""
         known = super().found(name, code)
-        return _installed().get(name) if known is None and isinstance(name, str) else known
+        return _installed(name) if known is None and isinstance(name, str) else known
+
+    @classmethod
+    def all(cls, code: Code | None) -> dict[str, Found]:
+        """Also those of installed packages, behind ours."""
+        return {**dict(_all_installed()), **super().all(code)}
 
     @classmethod
     def of_class(cls, name: str, kind: Any) -> Found:
@@ -231,17 +237,39 @@ class ScheduleConfig(Chosen):
 
 
 @functools.cache
-def _installed() -> dict[str, Found]:
-    """The methods of installed packages: entry points of the group `aiqn.methods`."""
-    found = {}
-    for point in metadata.entry_points(group=ENTRY_POINTS):
+def _installed(name: str) -> Found | None:
+    """The method that an installed package has under a name: an entry point of the group `aiqn.methods`.
+
+    Raises ConfigError for one that cannot be imported, or is none.
+    """
+    point = next((point for point in _entry_points() if point.name == name), None)
+    if point is None:
+        return None
+    try:
         kind = point.load()
-        if lacks := codes.lacking("model", kind):
-            raise ConfigError([Problem("model.name", f"saw {point.name!r} of {point.value}, a class without {lacks}")])
-        made = ModelConfig.of_class(point.name, kind)
-        origin = "" if point.dist is None else str(point.dist.name)
-        found[point.name] = Found(made.settings, replace(made.thing, distribution=origin))
-    return found
+    except Exception as error:  # whatever somebody's package raises is one line
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            [Problem("model.name", f"saw {name!r}, but {point.value} cannot be imported: {told}")]
+        ) from error
+    if lacks := codes.lacking("model", kind):
+        raise ConfigError([Problem("model.name", f"saw {name!r} of {point.value}, a class without {lacks}")])
+    made = ModelConfig.of_class(name, kind)
+    origin = "" if point.dist is None else str(point.dist.name)
+    return Found(made.settings, replace(made.thing, distribution=origin))
+
+
+@functools.cache
+def _entry_points() -> tuple[metadata.EntryPoint, ...]:
+    return tuple(metadata.entry_points(group=ENTRY_POINTS))
+
+
+def _all_installed() -> Iterator[tuple[str, Found]]:
+    """Those that work: what is wrong with another is told where it is named."""
+    for point in _entry_points():
+        with suppress(ConfigError):
+            if (found := _installed(point.name)) is not None:
+                yield point.name, found
 
 
 class LoopConfig(Settings):
