@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from aiqn_core import code as codes
 from aiqn_core.code import Code
+from aiqn_core.extractors import EXTRACTORS, USUAL, score_names
 from aiqn_core.method import Kind
 from aiqn_core.metric import Metric, image_metrics, loss_metric, vector_metrics
 from aiqn_core.models.settings import KAPPA as KAPPA
@@ -325,25 +326,8 @@ class EvaluateConfig(Settings):
     """Of tau and labels: the same for all trials, so that rankings share their sampling noise."""
 
 
-IMAGE_EVALUATION: dict[str, Any] = {"features": "lite0", "splits": 10, "extrapolate": False}
-SIDES = {"lite0": 128, "inception": 299}  # in pixels; Inception takes no other
+IMAGE_EVALUATION: dict[str, Any] = {"features": USUAL, "splits": 10, "extrapolate": False}
 OF_IMAGES = (*IMAGE_EVALUATION, "size", "inception")
-
-
-class ScoreNames(NamedTuple):
-    """What the scores with one feature extractor are called; `score` is followed by _mean and _std."""
-
-    distance: str
-    score: str
-    kernel: str
-    coverage: str
-
-
-def score_names(features: str) -> ScoreNames:
-    """FID, IS and KID are what only the Inception network of those papers gives."""
-    if features == "inception":
-        return ScoreNames("fid", "is", "kid", "coverage_inception")
-    return ScoreNames(f"fd_{features}", f"is_{features}", f"kd_{features}", f"coverage_{features}")
 
 
 class NoLoss(Settings):
@@ -402,18 +386,20 @@ class TrainConfig:
 
     def _complete_evaluation(self) -> None:
         given = {key: value for key, value in dict(self.evaluate).items() if value is not None}
-        features = given.get("features", "lite0")
-        if features not in SIDES and features not in ({} if self.code is None else self.code.fitting("features")):
-            told = codes.unknown(features, "features", list(SIDES), self.code)
+        features = given.get("features", USUAL)
+        network = EXTRACTORS.get(features)
+        if network is None and features not in ({} if self.code is None else self.code.fitting("features")):
+            told = codes.unknown(features, "features", list(EXTRACTORS), self.code)
             raise ConfigError([Problem("evaluate.features", told)])
-        if features not in SIDES and "size" in given:
+        if network is None and "size" in given:
             message = f"saw {given['size']}, but {features} takes images as they are; leave it out"
             raise ConfigError([Problem("evaluate.size", message)])
-        evaluate = EvaluateConfig(**{**IMAGE_EVALUATION, "size": SIDES.get(features), **given})
-        if features == "inception" and evaluate.size != SIDES["inception"]:
-            message = f"saw {evaluate.size}, but Inception sees {SIDES['inception']} pixels a side; leave it out"
+        side = None if network is None else network.side
+        evaluate = EvaluateConfig(**{**IMAGE_EVALUATION, "size": side, **given})
+        if network is not None and not network.any_side and evaluate.size != side:
+            message = f"saw {evaluate.size}, but {features.capitalize()} sees {side} pixels a side; leave it out"
             raise ConfigError([Problem("evaluate.size", message)])
-        if features != "inception" and evaluate.inception is not None:
+        if evaluate.inception is not None and not (network is not None and network.named_file):
             message = f"saw {shown(evaluate.inception)}, but the features are {evaluate.features}; leave it out"
             raise ConfigError([Problem("evaluate.inception", f"{message}, or set evaluate.features: inception")])
         object.__setattr__(self, "evaluate", evaluate)
@@ -432,8 +418,8 @@ class TrainConfig:
     @property
     def features_name(self) -> str:
         """The ending of the metrics that are computed with the features of an evaluation of images."""
-        features = self.evaluate.features or "lite0"
-        return features if features in SIDES or self.code is None else str(self.code.classes()[features].name)  # type: ignore[attr-defined]
+        features = self.evaluate.features or USUAL
+        return features if features in EXTRACTORS or self.code is None else str(self.code.classes()[features].name)  # type: ignore[attr-defined]
 
     @property
     def also(self) -> tuple[Metric, ...]:

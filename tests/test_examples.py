@@ -69,6 +69,16 @@ def test_an_example_can_be_read_in_five_minutes(path):
     assert yaml.safe_load(path.read_text())["code"] == code.name
 
 
+def test_the_readmes_method_is_whole_and_keeps_its_promises(tmp_path):
+    text = (ROOT / "README.md").read_text().partition("## Your own method")[2].partition("\n## ")[0]
+    assert len(text.splitlines()) <= 55
+    code, sweep = (text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "yaml"))
+    (tmp_path / "gauss.py").write_text(code)
+    (tmp_path / "gauss.yaml").write_text(sweep)
+    loaded = load_sweep(tmp_path / "gauss.yaml", ["evaluate.reference=70"])
+    assert {one.arm: one.problems for one in check_arms(loaded)} == {"made": [], "gauss": []}
+
+
 def built(example, name, shape, **settings):
     code = load_code(next((ROOT / "examples" / example).glob("*.py")))
     torch.manual_seed(0)
@@ -126,7 +136,7 @@ def test_a_real_sweep_of_an_example_is_killed_continued_and_read_without_its_cod
     (folder / "own.py").write_text((source / "own.py").read_text())
     text = (source / "sweep.yaml").read_text()
     options = [word for setting in shrunken(source / "sweep.yaml") for word in ("--set", setting)]
-    options += ["--set", "train.steps=60", "--set", "evaluate.every=15"]
+    options += [f"--set={key}" for key in ("train.steps=40", "evaluate.every=10", "final.steps=20")]
     run = RunFolder(folder / "runs" / "example-own-data")
     with Driver(folder, text, *options) as driver:
         driver.wait_for(lambda: ended(run) >= 1)
