@@ -2,7 +2,7 @@
 
 import torch
 
-from aiqn_core.config import NoLoss, TrainConfig
+from aiqn_core.config import TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.models import build_model
 
@@ -16,9 +16,8 @@ def checkpoint_bytes(config: TrainConfig) -> int:
     The model is built without memory for its weights. Raises ConfigError where the data are missing.
     """
     data = load_data(config.data)
-    loss = None if isinstance(config.loss, NoLoss) else config.loss
     with torch.random.fork_rng(), torch.device("meta"):
-        model = build_model(config.model, data.shape, data.num_classes, loss)
+        model = build_model(config.model, data.shape, data.num_classes, config.given_loss)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     kept = -(-config.train.steps // config.evaluate.every) if config.evaluate.keep_weights else 0
     return weights * (COPIES * FILES + kept)
