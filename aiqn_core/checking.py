@@ -35,10 +35,15 @@ class _Broken(Exception):
     """A promise that is not kept, as a sentence."""
 
 
-def method_problems(config: TrainConfig) -> list[str]:
+class _Diverged(_Broken):
+    """A loss or score that is not finite, which may be the fault of a setting."""
+
+
+def method_problems(config: TrainConfig, *, may_diverge: bool = False) -> list[str]:
     """What is wrong with the method of a configuration, one sentence each; empty where nothing was found.
 
-    A part that cannot be tried, because one before it does not work, is left out.
+    A part that cannot be tried, because one before it does not work, is left out. `may_diverge`: that the training
+    ends with numbers that are not finite says nothing against the method, as its settings were drawn at random.
     """
     found: list[str] = []
     short = _short(config)
@@ -53,7 +58,8 @@ def method_problems(config: TrainConfig) -> list[str]:
         if not found:
             found += _training_problems(short)
     except _Broken as broken:
-        found.append(str(broken))
+        if not (may_diverge and isinstance(broken, _Diverged)):
+            found.append(str(broken))
     except ConfigError as error:
         found += [str(problem) for problem in error.problems]
     return list(dict.fromkeys(found))
@@ -100,10 +106,11 @@ def _loss_problems(model: Any, config: TrainConfig, data: Any, device: torch.dev
         yield f"{name}: gave a loss that no parameter has a gradient by, expected at least one"
     model.zero_grad(set_to_none=True)
     model.load_state_dict(before)
+    attributes = _attributes(model)
     again = float(_tried(config, "loss", lambda: model.loss(x, noise, label)).detach())
     if again != float(loss.detach()):
         told = f"gave {float(loss.detach()):.6g} and then {again:.6g} for the same weights, data and noise"
-        yield f"{name}: {told}; draw nothing at random in it, but ask for more numbers in noise()"
+        yield f"{name}: {told}; {_reason(attributes, _attributes(model))}"
 
 
 def _sample_problems(model: Any, config: TrainConfig, data: Any, device: torch.device) -> Iterator[str]:
@@ -123,13 +130,33 @@ def _sample_problems(model: Any, config: TrainConfig, data: Any, device: torch.d
         yield f"{name}: changed its argument in place, expected the noise to be left alone"
     if first.is_floating_point() and not bool(first.isfinite().all()):
         yield f"{name}: gave NaN or infinity from fresh weights, expected finite numbers"
+    attributes = _attributes(model)
     if not torch.equal(first, drawn(kept)):
-        yield f"{name}: gave other samples for the same noise, expected a function of the noise and nothing else"
+        told = "gave other samples for the same noise, expected a function of the noise and nothing else"
+        yield f"{name}: {told}; {_reason(attributes, _attributes(model))}"
     other = torch.rand(kept.shape, generator=torch.Generator().manual_seed(config.seed + 1)).to(device)
     elsewhere = drawn(other)
     fresh = torch.equal(first, elsewhere)
     if fresh and _after_steps(config, data, device, noise, other):
         yield f"{name}: gave the same samples for other noise, expected a function of the noise"
+
+
+def _attributes(model: Any) -> dict[str, str]:
+    """What each module holds beside its parameters, buffers and parts, as text that changes where it does."""
+    return {
+        f"{path}.{key}".lstrip("."): repr(value.tolist() if isinstance(value, Tensor) else value)
+        for path, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key not in ("_parameters", "_buffers", "_modules")
+    }
+
+
+def _reason(before: dict[str, str], after: dict[str, str]) -> str:
+    """Why a second call may have given something else, and what to do."""
+    changed = [key for key, value in after.items() if before.get(key) != value]
+    if changed:
+        return f"it changes {changed[0]}, which no checkpoint holds: make it a buffer (register_buffer)"
+    return "draw nothing at random in it, but ask for more numbers in noise()"
 
 
 def _after_steps(config: TrainConfig, data: Any, device: torch.device, one: Tensor, other: Tensor) -> bool:
@@ -197,7 +224,7 @@ def _tried(config: TrainConfig, what: str, call: Callable[[], Any]) -> Any:
     except (_Broken, ConfigError):
         raise
     except DivergedError as error:
-        raise _Broken(f"{config.model.name}: {error} within {STEPS} steps; expected finite numbers") from None
+        raise _Diverged(f"{config.model.name}: {error} within {STEPS} steps; expected finite numbers") from None
     except (MethodError, CheckpointError) as error:
         raise _Broken(f"{config.model.name}: {error}") from None
     except Exception as error:

@@ -240,14 +240,23 @@ def retry(
         str | None, typer.Option(metavar="CAUSE", help="Only those that ended of it, as `aiqn status` names it.")
     ] = None,
     parked: Annotated[bool, typer.Option("--parked", help="Those parked at a rung instead, to their end.")] = False,
+    arm: Annotated[
+        str | None, typer.Option(metavar="ARM", help="All of this arm from its first trial on; what it has goes aside.")
+    ] = None,
 ) -> None:
     """Hand out again what failed, once its reason is mended: same numbers, parameters and folders, with the next start.
 
     Example: aiqn retry runs/quickstart --cause KeyError
     """
     with plain_errors():
+        from orchestrator.aside import start_anew
         from orchestrator.retry import retry as hand_out
 
+        if arm is not None and (trials or cause or parked):
+            raise RequestError("--arm: starts all of an arm anew; leave trials, --cause and --parked out")
+        if arm is not None:
+            print("\n".join(start_anew(run, arm)))
+            return
         print("\n".join(hand_out(run, trials or (), cause, parked=parked)))
 
 

@@ -19,6 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from aiqn_core.metric import judged_by
+from orchestrator.aside import renew_edited
 from orchestrator.causes import Again, Cause, End, Stage, State, ending
 from orchestrator.earlier import ATTRIBUTE, tell_earlier
 from orchestrator.journal import Journal
@@ -76,6 +77,7 @@ class Ledger:
         self.objectives = sweep.search.objectives
         repair(run.journal)
         hand_back_lost(run)
+        renew_edited(run, sweep)
         reopen_parked(run, sweep)
         self.journal = Journal(run.journal)
         storage = JournalStorage(self.journal)

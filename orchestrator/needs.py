@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aiqn_core.config import EvaluateConfig, TrainConfig
+from aiqn_core.extractors import EXTRACTORS
 from aiqn_core.settings import parse
 from orchestrator.calibration import kinds
 from orchestrator.plan import size
@@ -78,7 +79,8 @@ def _weights(asked: Mapping[str, Any]) -> Iterator[str]:
     from aiqn_core.weights import inception_problems, lite0_problem
 
     for features, inception in asked["features"]:
-        if features == "lite0" and (problem := lite0_problem()):
+        known = EXTRACTORS.get(features)
+        if known is not None and not known.named_file and (problem := lite0_problem()):
             yield problem
         for found in inception_problems(EvaluateConfig(features=features, inception=inception)):
             yield str(found)

@@ -14,6 +14,8 @@ runs/<sweep>/
   submission.json the job that `aiqn submit` made: where, and under which name
   spent.json      hours that all starts of the sweep have taken together
   finished.json   how the folder looked when every trial had ended, by which the next start knows it without reading it
+  code/<hash>/    somebody's own code, each version that trials ran with
+  aside/<arm>-<n> trials that no longer count: a run folder of its own for those who read (see `orchestrator.aside`)
   control/        requests from outside, polled by the driver
   report/
 """
@@ -266,6 +268,19 @@ class RunFolder:
     @property
     def finished(self) -> Path:
         return self.path / "finished.json"
+
+    @property
+    def code(self) -> Path:
+        return self.path / "code"
+
+    @property
+    def aside(self) -> Path:
+        return self.path / "aside"
+
+    @property
+    def mlflow(self) -> Path:
+        """In a folder of `aside`: MLflow's runs of its trials."""
+        return self.path / "mlflow.json"
 
     @property
     def control(self) -> Path:

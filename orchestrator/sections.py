@@ -23,6 +23,8 @@ from orchestrator.space import (
 )
 from orchestrator.stores import EXPECTED, is_known
 
+CODE_HASH = "code.hash"  # the key of an arm that changes where its code is edited
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -247,8 +249,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if name not in new["arms"]:
             changed.append(f"arms.{name}")
         else:
-            changed += [f"arms.{name}.{key}" for key in _changed(arm, new["arms"][name])]
+            changed += [f"arms.{name}.{key}" for key in _arm_changes(arm, new["arms"][name])]
     return sorted(changed + _final_differences(old, new))
+
+
+def _arm_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys of an arm that differ; edited code is one of them, by which the settings of before are read too."""
+    before, after = old.get("code"), new.get("code")
+    if before and after and before["name"] == after["name"] and before != after:
+        return [CODE_HASH, *_changed({**old, "code": after}, new)]
+    return _changed(old, new)
 
 
 def _search_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

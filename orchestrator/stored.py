@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 RECORDED_TAG = "mlflow.aiqn.recorded"  # config.json
 STATUS_TAG = "mlflow.aiqn.status"  # status.json
 REPLACED_TAG = "mlflow.aiqn.replaced"  # of a run that the mirror deleted because there is another in its place
+ASIDE_TAG = "aside"  # of a run whose trial was put aside, with the name of its folder in RUN/aside
 LONGEST_TAG = 8000  # MLflow's limit; it cuts what is longer in silence
 PARENT, MARK = "sweep", "mirrored_all"  # the parent run's tag `role`, and the tag that names what the store holds
 QUIET = {

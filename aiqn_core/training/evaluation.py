@@ -8,9 +8,10 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from aiqn_core.code import own_instance
-from aiqn_core.config import TrainConfig, score_names
+from aiqn_core.config import TrainConfig
 from aiqn_core.data import COLUMNS, GRID, ImageData, VectorData
 from aiqn_core.distances import energy_distance, mean_distance, wasserstein1
+from aiqn_core.extractors import score_names
 from aiqn_core.method import Measures, Pictures
 from aiqn_core.parallel import ALONE, Workers
 from aiqn_core.reference import cached_reference

@@ -8,6 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from aiqn_core.code import code_digest, code_files
 from orchestrator import shapes
 from orchestrator.runs import RunFolder, read_json, write_json
 from orchestrator.sections import Sweep
@@ -32,6 +35,19 @@ class Job:
     @property
     def run(self) -> RunFolder:
         return RunFolder(self.runs / self.sweep.name)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What is sent along where the cluster does not see the sweep file: it, and the code beside it, by place."""
+        named = (yaml.safe_load(self.sweep.text) or {}).get("code")  # a plain word: see `orchestrator.sweep`
+        if self.sweep.code is None or not isinstance(named, str):
+            return {FILE: self.sweep.text}
+        path = self.sweep.path.parent / named
+        if code_digest(path) != self.sweep.code.digest:
+            raise JobError(f"{path} was edited while the sweep was loaded; submit again")
+        parent = Path(named).parent
+        code = {(parent / relative).as_posix(): file.read_text(encoding="utf-8") for relative, file in code_files(path)}
+        return {FILE: self.sweep.text, **code}
 
     def command(self, python: str, file: str) -> str:
         """The shell command that runs the sweep: the same that a person would type."""

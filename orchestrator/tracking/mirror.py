@@ -14,6 +14,7 @@ from orchestrator.bulk import Parcel, writer_for
 from orchestrator.moved import home
 from orchestrator.runs import Run, RunFolder, read_json
 from orchestrator.stored import (
+    ASIDE_TAG,
     MARK,
     PARENT,
     RECORDED_TAG,
@@ -62,6 +63,7 @@ class Mirror:
         self.experiment = self._experiment()
         self.sent: dict[str, Sent] = {}
         self.deleted: set[str] = set()  # the experiment's deleted runs, as far as they are known
+        self.aside = mlflow_runs_aside(run)
         self.attached: dict[str, int] = {}  # files of the whole sweep, by the time of their last change when sent
         self.parent = ""
         for known in found_runs(client, self.experiment, f"tags.run_folder = '{self.sweep['id']}'"):
@@ -77,6 +79,10 @@ class Mirror:
         tags = known.data.tags
         if "trial" not in tags:
             self.parent = known.info.run_id
+            return
+        if (name := self.aside.get(known.info.run_id)) is not None:  # no longer of this sweep, for whoever asks for it
+            self.client.set_tag(known.info.run_id, ASIDE_TAG, name)
+            self.client.set_tag(known.info.run_id, "run_folder", f"{self.sweep['id']}/{name}")
             return
         records, described = int(tags.get("mirrored", 0)), bool(known.data.params)
         digest, state = tags.get("config_hash", ""), tags.get("state", "")
@@ -254,6 +260,15 @@ class Mirror:
         for run in sorted(before | replaced):
             with suppress(Exception):  # gone for good, or deleted still
                 self.client.delete_run(run)
+
+
+def mlflow_runs_aside(run: RunFolder) -> dict[str, str]:
+    """MLflow's run of each trial that was put aside -> the name of the folder that it lies in."""
+    return {
+        mlflow_run: folder.name
+        for folder in sorted(run.aside.glob("*"))
+        for mlflow_run in ((read_json(RunFolder(folder).mlflow) or {}).get("runs") or {}).values()
+    }
 
 
 def milliseconds(seconds: float) -> int:
