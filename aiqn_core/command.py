@@ -147,6 +147,7 @@ def _found_files(command: Command, folder: Path) -> list[tuple[str, bytes]]:
         if not _is_beside(name) or not (folder / name).exists():
             message = f"saw {name!r}, expected a file or folder beside the sweep file ({folder.absolute()})"
             problems.append(Problem(f"files[{i}]", message))
+            continue
         for file in [folder / name] if (folder / name).is_file() else sorted((folder / name).rglob("*")):
             if file.is_file() and not set(IGNORED) & set(file.parts):
                 chosen[file.relative_to(folder).as_posix()] = file

@@ -80,6 +80,7 @@ def train_by_command(
     for progress in reported.left_over(lines.rest()):
         last = progress.step
         yield progress
+        reported.tidy()
     if last >= steps:
         return
     asked = words(config.command, place.run)
@@ -95,6 +96,7 @@ def train_by_command(
             for number, line in lines.new(over=over and process.ended_well):
                 if (told := reported.take(number, line)) is not None:
                     yield told
+                reported.tidy()
         process.check()
         reported.check_complete()
 

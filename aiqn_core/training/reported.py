@@ -71,6 +71,7 @@ class Reported:
         self.said: int | None = None  # the last step that this start has reported
         self.files: dict[str, int] = {}  # of samples in this start, with their steps
         self.where = ""  # of the line that is looked at
+        self.over: list[Path] = []  # samples that nobody needs any more
 
     def left_over(self, lines: Sequence[str]) -> Iterator[Progress]:
         """What an earlier start reported, as far as it is good: it ended before that could be scored."""
@@ -102,7 +103,7 @@ class Reported:
         if samples is not None and (other := self.files.setdefault(samples, step)) != step:
             raise self._wrong(f"samples {samples!r}, which were those of step {other}", "a file for each step")
         if step <= self.recorded:
-            self._discard(said)
+            self._note_over(said)
             return None
         self._check_asked(said)
         return self._measured(said)
@@ -166,7 +167,7 @@ class Reported:
             numbers |= scores
             shown = samples_to_show(samples)
             self.scoring += time.perf_counter() - begin
-            self._discard(said)
+            self._note_over(said)
         self.recorded = said["step"]
         now = time.perf_counter()
         self.seconds, self.since = self.seconds + now - self.since, now
@@ -190,8 +191,12 @@ class Reported:
             raise self._wrong(f"samples from {array.min()} to {array.max()}", "levels from 0 to 255")
         return torch.from_numpy(array.astype(kind))
 
-    def _discard(self, said: dict[str, Any]) -> None:
-        """Remove samples that `aiqn_core.report` wrote itself: they are scored."""
+    def _note_over(self, said: dict[str, Any]) -> None:
         path = self.work / said.get("samples", "")
         if path.parent == self.work.absolute() / KEPT:
-            path.unlink(missing_ok=True)
+            self.over.append(path)
+
+    def tidy(self) -> None:
+        """Remove the samples that `aiqn_core.report` wrote itself and whose scores are recorded."""
+        while self.over:
+            self.over.pop().unlink(missing_ok=True)
