@@ -1,5 +1,6 @@
 """An arm that is a command: what its line may hold, what its reports become, how it ends with all it has started."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -23,7 +24,6 @@ from aiqn_core.training import (
     CommandError,
     DivergedError,
     Place,
-    Progress,
     command,
     train_by_command,
     vector_scores,
@@ -329,15 +329,14 @@ def test_each_wrong_report_is_one_sentence(tmp_path, lines, told, monkeypatch):
     config = configured("true", **DIGITS)
     reported = Reported(config, load_data(config.data), tmp_path, ())
     with pytest.raises(CommandError, match=told):
-        for number, line in enumerate(lines, 1):
-            reported.take(number, line)
+        list(itertools.starmap(reported.take, enumerate(lines, 1)))
 
 
 def test_a_number_that_is_not_finite_is_a_divergence(tmp_path):
     config = configured("true")
     np.save(tmp_path / "inf.npy", np.full((5, 2), np.inf))
     for line in ('{"step": 2, "loss": NaN}', '{"step": 2, "samples": "inf.npy"}'):
-        with pytest.raises(DivergedError, match="nan at step 2|values of the sampled vectors are not finite"):
+        with pytest.raises(DivergedError, match=r"nan at step 2|values of the sampled vectors are not finite"):
             Reported(config, load_data(config.data), tmp_path, ()).take(1, line)
 
 
@@ -400,10 +399,9 @@ for step in range(begin + 1, int(os.environ["AIQN_STEPS"]) + 1):
 
 
 def test_a_command_goes_on_in_its_folder_and_what_it_says_again_is_skipped(tmp_path):
-    past: list[Progress] = []
     first = trained(python(RESUMES), tmp_path)
+    past = list(itertools.islice(first, 5))
     with pytest.raises(CommandError, match="exit code 1, and its last line is: cut"):
-        past.extend(itertools.islice(first, 5))
         next(first)
     assert [progress.step for progress in past] == [1, 2, 3, 4, 5]
     found = list(trained(python(RESUMES), tmp_path, past))

@@ -54,8 +54,9 @@ def evaluate(model: Any, config: TrainConfig, data: Data, workers: Workers = ALO
     if isinstance(model, Measures):
         own |= {name: float(value) for name, value in model.measure(data, settings).items()}
     scores = score(samples, config, data, own)
-    by_class = label is not None and isinstance(data, ImageData)
-    return scores, images_by_class(model, config, data) if by_class else samples_to_show(samples)
+    if label is None or not isinstance(data, ImageData):
+        return scores, samples_to_show(samples)
+    return scores, images_by_class(model, config, data)
 
 
 def score(
