@@ -1,4 +1,4 @@
-"""The examples that are commands, at shrunken size: a sweep with rungs through Ray, a trial that is cut and continued."""
+"""The examples that are commands, at shrunken size: a sweep with rungs through Ray, a trial that is cut."""
 
 import itertools
 import json

@@ -5,6 +5,7 @@ python train_gan.py --lr 1e-3 --width 64 --slope 0.2       by hand: it trains on
 
 import argparse
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ CHECKPOINT = Path("gan.pt")  # in the folder of the trial, where the command is 
 
 def layers(sizes: list[int], slope: float) -> nn.Sequential:
     """Linear maps from each size to the next, with leaky rectifiers between them."""
-    pairs = [[nn.Linear(a, b), nn.LeakyReLU(slope)] for a, b in zip(sizes, sizes[1:], strict=False)]
+    pairs = [[nn.Linear(a, b), nn.LeakyReLU(slope)] for a, b in pairwise(sizes)]
     return nn.Sequential(*[layer for pair in pairs for layer in pair][:-1])
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -31,5 +32,5 @@ for step in asked:
     if train.dtype == np.uint8:
         samples = samples.round().clip(0, 255).astype(np.uint8)
     np.save(f"{step}.npy", samples.reshape(count, *train.shape[1:]))
-    with open(os.environ["AIQN_REPORT"], "a") as file:  # what `aiqn_core.report.report` does
+    with Path(os.environ["AIQN_REPORT"]).open("a") as file:  # what `aiqn_core.report.report` does
         file.write(json.dumps({"step": step, "samples": f"{step}.npy", "loss": -model.lower_bound_}) + "\n")
