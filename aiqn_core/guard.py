@@ -29,12 +29,11 @@ def main(stop: int, done: int, seconds: float, words: list[str]) -> None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     try:
-        command = subprocess.Popen(words, start_new_session=True).pid
+        process = subprocess.Popen(words, start_new_session=True)  # kept: it reaps its child where it is forgotten
     except OSError as error:
         tell(done, error=f"{words[0]} cannot be started ({error.strerror})")
         return
-    code = None
-    asked = False
+    command, code, asked = process.pid, None, False
     while code is None:
         asked = bool(select.select([stop], [], [], TICK_SECONDS)[0])
         code = reaped(command)

@@ -190,10 +190,11 @@ def test_an_arm_that_is_a_command_is_told_steps_and_values_alone(folder):
             "theirs.space.data: all trials of a sweep share one data",
         ),
         (
-            "search: {trials: 2}",
-            "search: {trials: 2, objective: nll}",
+            "search: {trials: 2}\narms:\n  aiqn: {model: {name: aiqn, hidden: [7]}}",
+            "search: {trials: 2, objective: test_nll}\narms:\n  made: {model: made}",
             "11: arms.theirs.command: saw 'command', which reports no",
         ),
+        ("model: {name: aiqn, hidden: [7]}", "", "9: arms.aiqn: saw neither model nor command, expected one of them"),
         (
             "evaluate:",
             "resources: {workers: 2}\nevaluate:",
