@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,14 @@ class Reported:
     def left_over(self, lines: Sequence[str]) -> Iterator[Progress]:
         """What an earlier start reported, as far as it is good: it ended before that could be scored."""
         found: dict[int, dict[str, Any]] = {}
-        try:
-            for line in lines:
+        for line in lines:
+            with suppress(CommandError, DivergedError):  # torn, or wrong
                 said = self._parsed(line)
                 found[said["step"]] = said
+        with suppress(CommandError, DivergedError):  # from here on the command says it again
             for step in sorted(step for step in found if step > self.recorded):
                 self._check_asked(found[step])
                 yield self._measured(found[step])
-        except (CommandError, DivergedError):  # torn, or wrong: the command says it again
-            self.where = ""
 
     def begin(self) -> None:
         """The command is started."""
