@@ -15,7 +15,7 @@ test: .venv/installed lint
 
 # Kills of drivers, trials, Ray and MLflow's server, pauses, damaged folders, a full disk (for which it needs root).
 chaos: .venv/installed
-	$(BIN)/python -m pytest -m chaos --durations=0
+	$(BIN)/python -m pytest -m chaos --durations=0 --numprocesses=2 --dist=worksteal
 
 # Several Ray nodes, Slurm, Ray's Job API and PostgreSQL, all started on this machine, for which it needs root.
 cluster: .venv/installed

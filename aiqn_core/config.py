@@ -321,11 +321,6 @@ class NoLoss(Settings):
     """Of a method whose loss has no settings."""
 
 
-def LossConfig(**settings: Any) -> QuantileLoss:
-    """The settings of a quantile loss of images."""
-    return parse(QuantileLoss, settings)
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides the numbers of one training; it knows which data, model and scores go together."""
@@ -404,6 +399,11 @@ class TrainConfig:
         return self.data.of_vectors
 
     @property
+    def given_loss(self) -> Any:
+        """The settings of the loss as the model is given them; None where its loss has none."""
+        return None if isinstance(self.loss, NoLoss) else self.loss
+
+    @property
     def features_name(self) -> str:
         """The ending of the metrics that are computed with the features of an evaluation of images."""
         features = self.evaluate.features or "lite0"
@@ -419,8 +419,7 @@ class TrainConfig:
     def metrics(self) -> tuple[Metric, ...]:
         """The facts of what an evaluation measures, the distance first; not of times, counts and ends of error bars."""
         common = vector_metrics() if self.of_vectors else image_metrics(*score_names(self.features_name))
-        loss = None if isinstance(self.loss, NoLoss) else self.loss
-        return (*common, *self.model.kind.metrics(self.model.settings, loss, common[0]), *self.also)
+        return (*common, *self.model.kind.metrics(self.model.settings, self.given_loss, common[0]), *self.also)
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
@@ -528,9 +527,8 @@ def _choose(
     """Name, settings and thing of a section; notes what is wrong with it."""
     if isinstance(mapping, str):
         mapping = {"name": mapping}  # `schedule: decay` is short for `schedule: {name: decay}`
-    known = all_keys(kind, code)
     if not isinstance(mapping, Mapping):
-        names = ", ".join(("name", *known))
+        names = ", ".join(("name", *all_keys(kind, code)))
         problems.append(Problem(path, f"saw {shown(mapping)}, expected a mapping with keys among: {names}"))
         return None
     name = mapping.get("name")
@@ -552,7 +550,7 @@ def _choose(
             continue
         if key in own:
             given[key] = value
-        elif key not in known:
+        elif key not in (known := all_keys(kind, code)):  # of everything, which takes its time: for such keys alone
             problems.append(
                 Problem(join(path, key), f"unknown key; {nearest(key, ('name', *(own if found else known)))}")
             )

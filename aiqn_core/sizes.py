@@ -2,7 +2,7 @@
 
 import torch
 
-from aiqn_core.config import NoLoss, TrainConfig
+from aiqn_core.config import TrainConfig
 from aiqn_core.data import load_data
 from aiqn_core.models import build_model
 
@@ -18,9 +18,8 @@ def checkpoint_bytes(config: TrainConfig) -> int:
     if config.command is not None:  # what it keeps nobody knows
         return 0
     data = load_data(config.data)
-    loss = None if isinstance(config.loss, NoLoss) else config.loss
     with torch.random.fork_rng(), torch.device("meta"):
-        model = build_model(config.model, data.shape, data.num_classes, loss)
+        model = build_model(config.model, data.shape, data.num_classes, config.given_loss)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     kept = -(-config.train.steps // config.evaluate.every) if config.evaluate.keep_weights else 0
     return weights * (COPIES * FILES + kept)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aiqn_core.config import LoopConfig, ScheduleConfig, TrainConfig
 from aiqn_core.graphs import Recorder, beside, compiled, graph
-from aiqn_core.optimizers import set_rate, settle
+from aiqn_core.optimizers import can_be_recorded, set_rate, settle
 from aiqn_core.parallel import ALONE, Workers
 
 WARM_UP = 3  # steps before one is recorded: they set up what must not be recorded, like the optimiser's state
@@ -47,8 +47,9 @@ class Steps:
         self.generator = torch.Generator(examples.device)
         self.noise = model.noise()
         self.sampling = getattr(config.loss, "tau_sampling", None)
-        # A step of several workers waits for the others on the host.
-        self.record = (record or (graph if examples.is_cuda else None)) if workers.size == 1 else None
+        # A step of several workers waits for the others on the host, and some optimisers read, or count, there.
+        alone = workers.size == 1 and can_be_recorded(optimizer)
+        self.record = (record or (graph if examples.is_cuda else None)) if alone else None
         self.recorded: _Recorded | None = None
         self.loss: Callable[..., Any] = compiled(model.loss) if os.environ.get("AIQN_COMPILE") == "1" else model.loss
         settle(optimizer)

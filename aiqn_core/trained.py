@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from aiqn_core.code import load_kept
 from aiqn_core.command import WORK
-from aiqn_core.config import LEAST_SIDES, ConfigError, NoLoss, TrainConfig
+from aiqn_core.config import LEAST_SIDES, ConfigError, TrainConfig
 from aiqn_core.models.build import build_model
 from aiqn_core.training import (
     CHECKPOINT_FORMAT,
@@ -57,12 +57,11 @@ def load_trained(folder: Path | str, step: int | None = None) -> Trained:
         config = TrainConfig.from_dict(_readable(content["config"]))
     except ConfigError as error:
         raise CheckpointError(f"{folder}: {error}") from None
-    loss = None if isinstance(config.loss, NoLoss) else config.loss
-    model = build_model(config.model, tuple(content["shape"]), content["num_classes"], loss)
+    shape = tuple(content["shape"])
+    model = build_model(config.model, shape, content["num_classes"], config.given_loss)
     model.load_state_dict(content["ema"])
     model.requires_grad_(False).eval()
     counts = content.get("class_counts") or (1,) * content["num_classes"]  # older versions did not record them
-    shape = tuple(content["shape"])
     return Trained(model, config, content["step"], content["num_classes"], shape, tuple(counts), content["config"])
 
 

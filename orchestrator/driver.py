@@ -113,7 +113,7 @@ class Driver:
         alive = status.get("state") not in FINISHED
         if self.stopping and alive:
             return  # stays RUNNING in the ledger: the next start continues it
-        end = ending(status, error, silent=silent, places=self.places(trial))
+        end = ending(status, error, silent=silent, places=self.places(trial) if alive else ())
         if alive or end.policy.stops:
             check_space(self.ledger)
         if alive and error is None and self.machines.leaves(trial):

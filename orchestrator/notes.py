@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.branches import branches, branches_off
-from orchestrator.rungs import COMPARING, HALVING, completed, evaluations_at, fewest_arrivals, inner
+from orchestrator.rungs import COMPARING, HALVING, before_last, completed, evaluations_at, fewest_arrivals, inner
 from orchestrator.samplers import argument
 from orchestrator.sections import Arm, Search, Sweep
 from orchestrator.space import Choice, Number, Space
@@ -91,7 +91,7 @@ def _about_pruner(search: Search, arm: Arm) -> Iterator[str]:
     every = evaluate["every"]
     settings = completed(search.pruner, every, steps)
     extra = evaluations_at(search.pruner, every, steps, evaluate.get("at") and tuple(evaluate["at"])) or ()
-    judged = sorted({*range(every, steps, every), *(step for step in extra if 0 < step < steps)})
+    judged = before_last(every, steps, extra)
     reason = never_stops(settings, judged, search.trials, fewest_arrivals(search.pruner, search.min_arrivals))
     if reason is not None:
         yield f"{settings['name']} stops nothing in arm {arm.name}: {reason}."

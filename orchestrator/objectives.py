@@ -93,10 +93,10 @@ def _objective(document: Document, written: Any, path: str, facts: Facts) -> Any
     if not isinstance(named, dict):
         return written  # no mapping: told with its keys
     named = {"metric": next(iter(facts)), **named}
-    known = known_metrics() | facts
-    metric = known.get(named["metric"]) if isinstance(named["metric"], str) else None
+    name = named["metric"]
+    metric = (facts.get(name) or known_metrics().get(name)) if isinstance(name, str) else None
     if metric is None:
-        document.complain(path if alone else join(path, "metric"), one_of(named["metric"], facts))
+        document.complain(path if alone else join(path, "metric"), one_of(name, facts))
         return {**named, "metric": next(iter(facts)), "direction": next(iter(facts.values())).direction}
     if named.get("direction", metric.direction) != metric.direction:
         better = "smaller" if metric.direction == "minimize" else "larger"

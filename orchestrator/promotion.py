@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from orchestrator.rungs import before_last
 from orchestrator.sections import trial_seed
 
 NAME = "promote"
@@ -50,10 +51,9 @@ def rungs_of(base: Mapping[str, Any], settings: Settings | None) -> tuple[int, .
     if settings is None:
         return ()
     steps, every, at = base["train"]["steps"], base["evaluate"]["every"], base["evaluate"].get("at") or ()
-    evaluations = sorted({*range(every, steps, every), *(step for step in at if 0 < step < steps)})
     found: list[int] = []
     wanted = settings.first * steps * (1 - 1e-9)  # 0.07 * 100 is above 7
-    for step in evaluations:
+    for step in before_last(every, steps, at):
         if step >= wanted:
             found.append(step)
             wanted = step * settings.reduction_factor

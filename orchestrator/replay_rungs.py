@@ -24,11 +24,18 @@ class Curve:
 
 
 class Stay(NamedTuple):
-    """A trial with a worker: its place among all, its curve, and the point at which it leaves or ends."""
+    """A trial with a worker: its place among all, its curve, and its points from `begin` to where it leaves or ends."""
 
     place: int
     curve: Curve
+    begin: int
     last: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes."""
+        before = self.curve.points[self.begin - 1][1] if self.begin else 0.0
+        return self.curve.points[self.last][1] - before
 
 
 @dataclass
@@ -96,10 +103,7 @@ class Search:
         stop = next((i for i, (step, _, _) in points if contest.parks(place, step)), len(curve.points) - 1)
         begun_at = curve.points[begin - 1][0] if begin else 0
         self.gone.steps += curve.points[stop][0] - begun_at
-        return Stay(place, curve, stop)
-
-    def seconds(self, stay: Stay, begin: int) -> float:
-        return stay.curve.points[stay.last][1] - (stay.curve.points[begin - 1][1] if begin else 0.0)
+        return Stay(place, curve, begin, stop)
 
     def leave(self, stay: Stay) -> None:
         """A trial comes to the end of its stay."""
@@ -125,12 +129,10 @@ def searched(search: Search, workers: int) -> Gone:
     events: list[tuple[float, int, Stay]] = []
     while True:
         while idle:
-            waiting = dict(search.at)
             stay = search.take()
             if stay is None:
                 break
-            begin = waiting[stay.place] + 1 if stay.place in waiting else 0
-            heapq.heappush(events, (clock + search.seconds(stay, begin), order, stay))
+            heapq.heappush(events, (clock + stay.seconds, order, stay))
             order, idle = order + 1, idle - 1
         if not events:
             search.gone.clock = clock

@@ -97,7 +97,9 @@ def hand_back(run: RunFolder, trials: Iterable[str]) -> None:
 
 def hand_back_lost(run: RunFolder) -> None:
     """The same for trials that ended without a result, and whose folders were deleted."""
-    hand_back(run, [_id(trial) for trial in recorded_trials(run.journal) if trial.ended and _is_lost(run, trial)])
+    lost = [_id(trial) for trial in recorded_trials(run.journal) if trial.ended and _is_lost(run, trial)]
+    if lost:  # hardly ever: the journal, which takes a second per ten thousand trials, is not read again for nothing
+        hand_back(run, lost)
 
 
 def _is_lost(run: RunFolder, trial: Recorded) -> bool:

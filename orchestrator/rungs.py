@@ -4,7 +4,7 @@ Successive halving compares trials at its rungs. A trial that is not evaluated t
 value than its rivals, so every rung becomes an evaluation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 HALVING = ("asha", "successive_halving", "hyperband")
@@ -45,6 +45,11 @@ def rungs(settings: Mapping[str, Any], every: int, steps: int) -> list[int]:
         found.append(step)
         step *= factor
     return found
+
+
+def before_last(every: int, steps: int, at: Iterable[int]) -> list[int]:
+    """The steps of the evaluations before the last one, rising; `at` are those besides every `every` steps."""
+    return sorted({*range(every, steps, every), *(step for step in at if 0 < step < steps)})
 
 
 def evaluations_at(settings: Mapping[str, Any], every: int, steps: int, at: tuple[int, ...] | None) -> list[int] | None:

@@ -50,6 +50,9 @@ class StorageError(RunFolderError):
     """A run folder that could no longer be written: the sweep stopped, and continues when it is run again."""
 
 
+NO_JSON = "it is not complete JSON"
+
+
 class Damage(NamedTuple):
     """A file that is there but cannot be used, and why."""
 
@@ -405,31 +408,45 @@ def load_run(run: RunFolder, trial: str) -> Run | None:
     if recorded is None and (not isinstance(status, dict) or status.get("state") not in RECORDED):
         return None
     history, damage = folder.examine_history()
-    found = [one for one in (recorded, status, damage) if isinstance(one, Damage)]
-    known = {} if isinstance(status, Damage) else status or {}
-    content = {} if recorded is None or isinstance(recorded, Damage) else recorded
-    if recorded is None:
-        found.append(Damage(folder.config, "it is missing"))
-    elif not found and known.get("state") == "completed" and (last := _last(history)) < (known.get("step") or 0):
-        found.append(Damage(folder.metrics, f"it ends at step {last}, but the trial at step {known['step']}"))
-    if found:
-        first = found[0]._replace(file=found[0].file.relative_to(run.path))
-        known = {**known, "state": DAMAGED, "cause": first.file.name, "message": str(first)}
+    found = {folder.config: recorded, folder.status: status, folder.metrics: damage}
+    return run_of(match, {file.relative_to(run.path): one for file, one in found.items()}, history, folder.path)
+
+
+def run_of(
+    trial: re.Match[str],
+    files: Mapping[Path, dict[str, Any] | Damage | None],
+    history: list[dict[str, Any]],
+    folder: Path,
+) -> Run:
+    """The run of a trial (a match of TRIAL_ID) from its configuration, its status and the damage of its history.
+
+    `files` holds these, in this order, under the names by which they are told. The run is damaged where one of them
+    is, where there is no configuration, or where the history ends before the step at which the trial completed.
+    """
+    config, status, metrics = files
+    damages = [one._replace(file=name) for name, one in files.items() if isinstance(one, Damage)]
+    recorded, known = ({} if isinstance(one, Damage) else one or {} for one in (files[config], files[status]))
+    if files[config] is None:
+        damages.append(Damage(config, "it is missing"))
+    elif not damages and known.get("state") == "completed" and (last := _last(history)) < (known.get("step") or 0):
+        damages.append(Damage(metrics, f"it ends at step {last}, but the trial at step {known['step']}"))
+    if damages:
+        known = {**known, "state": DAMAGED, "cause": damages[0].file.name, "message": str(damages[0])}
     return Run(
-        arm=match["arm"],
-        stage=Stage(match["stage"]),
-        number=int(match["number"]),
-        config=content.get("config", {}),
+        arm=trial["arm"],
+        stage=Stage(trial["stage"]),
+        number=int(trial["number"]),
+        config=recorded.get("config", {}),
         history=history,
         state=known.get("state") or "running",
         cause=known.get("cause"),
-        params=content.get("params", {}),
-        seed=content.get("seed", 0),
-        source=content.get("source"),
+        params=recorded.get("params", {}),
+        seed=recorded.get("seed", 0),
+        source=recorded.get("source"),
         status=known,
-        provenance=content.get("provenance", {}),
-        folder=folder.path,
-        damage=first if found else None,
+        provenance=recorded.get("provenance", {}),
+        folder=folder,
+        damage=damages[0] if damages else None,
     )
 
 
@@ -449,17 +466,26 @@ def read_checked(path: Path, shape: Any) -> dict[str, Any] | Damage | None:
     The one way in which the files of a run folder are read.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except OSError as error:
         return Damage(path, f"it cannot be read ({error.strerror})")
+    except ValueError:
+        return Damage(path, NO_JSON)
+    return checked(text, shape, path)
+
+
+def checked(text: str, shape: Any, where: Path) -> dict[str, Any] | Damage:
+    """The object in a JSON text, of one of the shapes in `shapes`; or what is wrong with it, said of `where`."""
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        return Damage(path, "it is not complete JSON")
+        return Damage(where, NO_JSON)
     if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
-        return Damage(path, f"saw format {str(value['format'])[:20]!s}, this version reads {FORMAT}")
+        return Damage(where, f"saw format {str(value['format'])[:20]!s}, this version reads {FORMAT}")
     reason = shapes.wrong(value, shape)
-    return Damage(path, reason) if reason else value
+    return Damage(where, reason) if reason else value
 
 
 def _record(line: bytes) -> dict[str, Any] | str | None:

@@ -38,10 +38,10 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 class Promote(pruners.NopPruner):
     """Stops nothing: the ledger parks trials at its rungs (`orchestrator.promotion`)."""
 
-    def __init__(
-        self, reduction_factor: int = 3, first: float = 0.1, asynchronous: bool = False, audit: float = 0.04
-    ) -> None:
-        self.settings = Settings(reduction_factor, first, asynchronous, audit)
+    __signature__ = inspect.signature(Settings)  # which arguments a file can give it
+
+    def __init__(self, **arguments: Any) -> None:
+        Settings(**arguments)  # raises ValueError for values that make no rungs
 
 
 PRUNERS: dict[str, Callable[..., BasePruner]] = {

@@ -90,6 +90,7 @@ CONFIG = {
     "source": OrNull(COUNT),
     "provenance": PROVENANCE,
 }
+RECORDED = {key: shape for key, shape in CONFIG.items() if key != "format"}  # the same in MLflow
 STATUS = {
     "state": Maybe(tuple(State)),
     **dict.fromkeys(("cause", "message", "host", "node", "log"), Maybe(str)),
@@ -97,6 +98,7 @@ STATUS = {
     **dict.fromkeys(("attempts", "pid", "steps", "step"), Maybe(COUNT)),
     **dict.fromkeys(("started", "updated", "cpu_seconds"), Maybe(TIME)),
 }
+MIRRORED = {**STATUS, "state": Maybe((*State, "damaged"))}  # the same in MLflow
 FACTS = {
     "name": METRIC,
     "direction": ("minimize", "maximize"),

@@ -180,7 +180,7 @@ class Mirror:
         described = sent is not None and sent.described
         params = {} if described else {key: str(value) for key, value in dotted(run.config) if value is not None}
         status, note = STATUS[run.state], {"mirrored": str(len(run.history))}
-        tags = {"state": run.state, "cause": run.cause or "", STATUS_TAG: json.dumps(run.status)[:LONGEST_TAG]}
+        tags = {"state": run.state, "cause": run.cause or "", STATUS_TAG: told(run.status)}
         created = self._tags_of(run) | tags | (note if status != "RUNNING" else {})
         changed = status != (sent.status if sent else "RUNNING")
         return Parcel(
@@ -195,10 +195,6 @@ class Mirror:
             milliseconds(run.status.get("updated", time.time())) if status != "RUNNING" else None,
         )
 
-    def _set_status(self, sent: Sent, status: str, ended: float) -> None:
-        self.writer.end([Parcel(sent.run_id, "", 0, {}, status=status, ended=milliseconds(ended))])
-        sent.status = status
-
     def _attach(self) -> None:
         """Attach the files of the whole sweep to the parent run, each when it has changed."""
         for path in attachments(self.run):
@@ -211,9 +207,10 @@ class Mirror:
 
         No run stays RUNNING that nobody trains.
         """
-        for sent in self.sent.values():
-            if sent.status == "RUNNING":
-                self._set_status(sent, "KILLED", time.time())
+        left, now = [sent for sent in self.sent.values() if sent.status == "RUNNING"], milliseconds(time.time())
+        self.writer.end([Parcel(sent.run_id, "", 0, {}, status="KILLED", ended=now) for sent in left])
+        for sent in left:
+            sent.status = "KILLED"
         if self.run.report.is_dir():
             self.client.log_artifacts(self.parent, str(self.run.report), "report")
         if (answer := self.run.report / "answer.md").exists():
@@ -337,6 +334,14 @@ def recorded(run: Run) -> str:
     }
     text = json.dumps(content)
     return text if len(text) <= LONGEST_TAG else json.dumps({**content, "config": {}})
+
+
+def told(status: Mapping[str, Any]) -> str:
+    """What status.json holds, as JSON; with less of its message and causes where that is too long for a tag."""
+    text = json.dumps(status)
+    if len(text) <= LONGEST_TAG:
+        return text
+    return json.dumps({**status, "message": str(status.get("message"))[:600], "causes": status.get("causes", [])[-9:]})
 
 
 def mirrored_already(run: RunFolder, client: "MlflowClient", mark: str) -> str | None:

@@ -1,7 +1,8 @@
 """A sweep read back from MLflow, as the mirror wrote it. The one file that imports mlflow to read."""
 
-import json
+import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import shapes
 from orchestrator.causes import Stage
 from orchestrator.moved import bring_home
-from orchestrator.runs import TRIAL_ID, Run, RunFolder, RunFolderError, read_json
+from orchestrator.runs import TRIAL_ID, Damage, Run, RunFolder, RunFolderError, checked, read_json, run_of
 from orchestrator.stores import VARIABLE, plain, store_of_run, without_password
 from orchestrator.tracking import QUIET, RECORDED_TAG, STATUS_TAG, default_uri, found_runs
 from reports.results import Results, results_of, shown_run
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX = "mlflow:"
 WHOLE = ("samples",)  # metrics that are counts; MLflow keeps every value as a fraction
+SAMPLES = re.compile(r"samples\+step\+([0-9]{1,15})\b.*\.png")  # pictures, as MLflow's page wants them named
 CHUNK = 100  # runs in one question to a database
 THREADS = 8  # questions at once to a server
 
@@ -97,7 +99,7 @@ def _read(client: "MlflowClient", runs: Sequence[Any]) -> list[Run]:
         having = [run.info.run_id for run in runs if key in run.data.metrics]
         for run_id, point in _points(client, having, key):
             record = histories[run_id].setdefault(point.step, {"step": point.step, "time": point.timestamp / 1000})
-            record[key] = int(point.value) if key in WHOLE else point.value
+            record[key] = int(point.value) if key in WHOLE and math.isfinite(point.value) else point.value
     order = list(Stage)
     found = [_run(run, histories[run.info.run_id]) for run in runs]
     return sorted(found, key=lambda run: (run.arm, order.index(run.stage), run.number))
@@ -107,21 +109,18 @@ def _run(run: Any, history: dict[int, dict[str, Any]]) -> Run:
     tags = run.data.tags
     match = TRIAL_ID.fullmatch(tags["trial"])
     assert match is not None  # the mirror's own runs only
-    recorded, status = json.loads(tags[RECORDED_TAG]), json.loads(tags.get(STATUS_TAG, "{}"))
-    return Run(
-        arm=match["arm"],
-        stage=Stage(match["stage"]),
-        number=int(match["number"]),
-        config=recorded["config"],
-        history=[history[step] for step in sorted(history)],
-        state=tags.get("state", "running"),
-        cause=tags.get("cause") or None,
-        params=recorded["params"],
-        seed=recorded["seed"],
-        source=recorded["source"],
-        status=status,
-        provenance=recorded["provenance"],
+    config, status, metrics = (
+        Path(f"MLflow run {run.info.run_id}", what) for what in (RECORDED_TAG, STATUS_TAG, "metrics")
     )
+    read: dict[Path, dict[str, Any] | Damage | None] = {
+        config: checked(tags[RECORDED_TAG], shapes.RECORDED, config) if RECORDED_TAG in tags else None,
+        status: checked(tags.get(STATUS_TAG, "{}"), shapes.MIRRORED, status),
+    }
+    records = [history[step] for step in sorted(history)]
+    wrong = {record["step"]: reason for record in records if (reason := shapes.wrong_record(record))}
+    damage = Damage(metrics, next(iter(wrong.values()))) if wrong else None
+    sound = [record for record in records if record["step"] not in wrong]
+    return run_of(match, {**read, metrics: damage}, sound, Path())
 
 
 def _points(client: "MlflowClient", run_ids: Sequence[str], key: str) -> Iterator[tuple[str, Any]]:
@@ -153,11 +152,11 @@ def _samples(client: "MlflowClient", run_id: str, folder: Path) -> Path:
     """Copy a run's pictures into `folder` under the names they have in a run folder."""
     for file in client.list_artifacts(run_id, "images"):
         name = Path(file.path).name
-        if name.startswith("samples+step+") and name.endswith(".png"):
+        if found := SAMPLES.fullmatch(name):
             with tempfile.TemporaryDirectory() as temporary:
                 fetched = Path(client.download_artifacts(run_id, file.path, temporary))
                 (folder / "samples").mkdir(parents=True, exist_ok=True)
-                (folder / "samples" / f"{int(name.split('+')[2])}.png").write_bytes(fetched.read_bytes())
+                (folder / "samples" / f"{int(found[1])}.png").write_bytes(fetched.read_bytes())
     return folder
 
 

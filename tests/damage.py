@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -342,8 +342,9 @@ class Undrawn:
 
 def without_charts(monkeypatch):
     """Let the report write its page, tables and pages of trials with empty drawings."""
-    from reports import coordinates, curves, pareto, search_figures
+    from reports import coordinates, curves, html, pareto, search_figures
 
+    monkeypatch.setattr(html, "drawing_beside", nullcontext)  # a process for each page
     for module in (coordinates, curves, pareto, search_figures):
         for name in ("alt", "styled"):
             if hasattr(module, name):

@@ -126,6 +126,28 @@ def test_what_an_earlier_version_did_not_know_is_no_difference():
 
 
 # As an earlier version recorded them: every key of every model, null where it is another's.
+EARLIER_TRAIN = {
+    "steps": 1000,
+    "batch_size": 32,
+    "ema_decay": 0.9999,
+    "ema_warmup": True,
+    "clip_norm": None,
+    "log_every": None,
+}
+EARLIER_OF_IMAGES = {
+    "every": 1000,
+    "at": None,
+    "samples": 512,
+    "features": "lite0",
+    "inception": None,
+    "size": 128,
+    "reference": 10000,
+    "splits": 10,
+    "extrapolate": False,
+    "initial": False,
+    "keep_weights": False,
+    "seed": 0,
+}
 EARLIER = [
     {
         "data": {"name": "banana2d", "path": None},
@@ -161,14 +183,7 @@ EARLIER = [
             "initial_accumulator": None,
         },
         "schedule": {"name": "decay", "boundaries": None, "factors": [0.3, 0.1]},
-        "train": {
-            "steps": 1000,
-            "batch_size": 32,
-            "ema_decay": 0.9999,
-            "ema_warmup": True,
-            "clip_norm": None,
-            "log_every": None,
-        },
+        "train": EARLIER_TRAIN,
         "evaluate": {
             "every": 1000,
             "at": None,
@@ -219,28 +234,8 @@ EARLIER = [
             "initial_accumulator": None,
         },
         "schedule": {"name": "constant", "boundaries": None, "factors": None},
-        "train": {
-            "steps": 1000,
-            "batch_size": 32,
-            "ema_decay": 0.9999,
-            "ema_warmup": True,
-            "clip_norm": None,
-            "log_every": None,
-        },
-        "evaluate": {
-            "every": 1000,
-            "at": None,
-            "samples": 512,
-            "features": "lite0",
-            "inception": None,
-            "size": 128,
-            "reference": 10000,
-            "splits": 10,
-            "extrapolate": False,
-            "initial": False,
-            "keep_weights": False,
-            "seed": 0,
-        },
+        "train": EARLIER_TRAIN,
+        "evaluate": EARLIER_OF_IMAGES,
         "seed": 0,
     },
     {
@@ -277,28 +272,8 @@ EARLIER = [
             "initial_accumulator": None,
         },
         "schedule": {"name": "paper_decay", "boundaries": [120000, 180000], "factors": [0.3, 0.1]},
-        "train": {
-            "steps": 1000,
-            "batch_size": 32,
-            "ema_decay": 0.9999,
-            "ema_warmup": True,
-            "clip_norm": None,
-            "log_every": None,
-        },
-        "evaluate": {
-            "every": 1000,
-            "at": None,
-            "samples": 512,
-            "features": "lite0",
-            "inception": None,
-            "size": 128,
-            "reference": 10000,
-            "splits": 10,
-            "extrapolate": False,
-            "initial": False,
-            "keep_weights": False,
-            "seed": 0,
-        },
+        "train": EARLIER_TRAIN,
+        "evaluate": EARLIER_OF_IMAGES,
         "seed": 0,
     },
 ]

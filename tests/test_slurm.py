@@ -178,6 +178,19 @@ def test_a_script_whose_allocation_is_too_short_ends_at_once_and_says_so(load, p
         assert subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True).returncode == 0
 
 
+def test_a_script_whose_ray_does_not_start_says_why_and_ends(load, tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\n[ "$1" = -c ] && echo 127.0.0.1 && exit\necho "no room for Ray" >&2; exit 1\n')
+    python.chmod(0o755)
+    job = cluster(load, f"{{slurm: {{python: '{python}', setup: ['export SLURM_JOB_ID=7']}}}}")
+    script = render(job, "slurm").replace(str(job.run.path), str(tmp_path))
+    environment = {**os.environ, "SLURM_JOB_END_TIME": str(int(time.time()) + 10000), "SLURM_JOB_NUM_NODES": "1"}
+    environment |= {"SLURM_CPUS_ON_NODE": "2", "SLURMD_NODENAME": "a"}
+    result = subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 3
+    assert result.stderr.splitlines()[-1] == "no room for Ray"
+
+
 # ---- many small allocations ------------------------------------------------------------------------------------------
 
 

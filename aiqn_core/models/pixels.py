@@ -117,12 +117,35 @@ class GatedNetwork(nn.Module):
             raise ValueError(f"label: saw shape {tuple(label.shape)}, expected ({len(x)},), one for each image")
 
 
-class PixelCNN(nn.Module):
-    """Gated PixelCNN: the logits of 256 levels for each sub-pixel, trained by likelihood. It has no tau inside."""
+class _Pixels(nn.Module):
+    """What both have: a network over all sub-pixels, whose samples follow from one quantile level for each."""
 
     Settings = PixelSettings
-    output_shape = (LEVELS,)  # of one sub-pixel
     sample_batch = None  # the sampler knows what the memory holds
+    network: GatedNetwork
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is told the class of each image."""
+        return self.network.num_classes > 0
+
+    def noise(self) -> tuple[int, int, int]:
+        """One quantile level for each sub-pixel."""
+        return self.network.image_shape
+
+    def sample(
+        self, noise: Float[Tensor, "batch channel height width"], label: Int[Tensor, " batch"] | None = None
+    ) -> UInt8[Tensor, "batch channel height width"]:
+        """Images at quantile levels, by the sampler that computes everything once."""
+        from aiqn_core.sampling import sample  # which is for all ordered models
+
+        return sample(self, len(noise), tau=noise, label=label)
+
+
+class PixelCNN(_Pixels):
+    """Gated PixelCNN: the logits of 256 levels for each sub-pixel, trained by likelihood. It has no tau inside."""
+
+    output_shape = (LEVELS,)  # of one sub-pixel
 
     def __init__(self, config: PixelSettings, image_shape: tuple[int, int, int], num_classes: int = 0) -> None:
         super().__init__()
@@ -151,23 +174,6 @@ class PixelCNN(nn.Module):
         """The levels at tau of the distributions that `forward` gave."""
         return softmax_icdf(output.movedim(2, -1), tau)
 
-    @property
-    def conditional(self) -> bool:
-        """Whether the model is told the class of each image."""
-        return self.network.num_classes > 0
-
-    def noise(self) -> tuple[int, int, int]:
-        """One quantile level for each sub-pixel."""
-        return self.network.image_shape
-
-    def sample(
-        self, noise: Float[Tensor, "batch channel height width"], label: Int[Tensor, " batch"] | None = None
-    ) -> UInt8[Tensor, "batch channel height width"]:
-        """Images at quantile levels, by the sampler that computes everything once."""
-        from aiqn_core.sampling import sample  # which is for all ordered models
-
-        return sample(self, len(noise), tau=noise, label=label)
-
     def outputs(
         self,
         x: Float[Tensor, "batch channel height width"],
@@ -183,13 +189,11 @@ class PixelCNN(nn.Module):
         return {"bits_per_dim": bits_per_dim(mean_loss(self, data, settings.samples))}
 
 
-class PixelIQN(nn.Module):
+class PixelIQN(_Pixels):
     """PixelIQN: the tau-quantile of each sub-pixel, in units of [0, 1], trained by the Huber quantile loss."""
 
-    Settings = PixelSettings
     Loss = QuantileLoss
     output_shape = ()  # of one sub-pixel
-    sample_batch = None  # the sampler knows what the memory holds
 
     def __init__(
         self,
@@ -237,23 +241,6 @@ class PixelIQN(nn.Module):
     ) -> UInt8[Tensor, "batch channel height width"]:
         """The levels nearest to the quantiles that `forward` gave at tau."""
         return nearest_level(output)
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the model is told the class of each image."""
-        return self.network.num_classes > 0
-
-    def noise(self) -> tuple[int, int, int]:
-        """One quantile level for each sub-pixel."""
-        return self.network.image_shape
-
-    def sample(
-        self, noise: Float[Tensor, "batch channel height width"], label: Int[Tensor, " batch"] | None = None
-    ) -> UInt8[Tensor, "batch channel height width"]:
-        """Images at quantile levels, by the sampler that computes everything once."""
-        from aiqn_core.sampling import sample  # which is for all ordered models
-
-        return sample(self, len(noise), tau=noise, label=label)
 
     def outputs(
         self,

@@ -48,8 +48,6 @@ class PixelSettings(_Kernel):
     """Blocks between image and head."""
     planes: Annotated[int, SIDE] = 32
     """Feature planes of each block; at least one for each colour."""
-    kernel: Annotated[int, SIDE] = 5
-    """Side of the convolutions, an odd number."""
     skip_planes: Annotated[int, SIDE] = 128
     """Planes of the layer that the skip connections of all blocks lead into."""
     out_hidden: Annotated[int, Field(ge=0)] = 0
@@ -112,8 +110,6 @@ class VAESettings(_Kernel):
     """Convolutions that halve the image."""
     planes: Annotated[int, SIDE] = 64
     """Planes of the first; each next one has twice as many."""
-    kernel: Annotated[int, SIDE] = 5
-    """Side of the convolutions, an odd number."""
     latent: Count = 32
     """Dimensions of the code."""
     latent_variance: Positive = 1.0
@@ -181,7 +177,7 @@ def vae_metrics(settings: BaseModel, loss: BaseModel | None, distance: Metric) -
     )
 
 
-_BATCH = "it normalises over the batch, which workers would split"
+OVER_BATCH = "it normalises over the batch, which workers would split"
 KINDS = (
     Kind("pixelcnn", PixelSettings, lazily("aiqn_core.models.pixels", "PixelCNN"), pixelcnn_metrics, data="images"),
     Kind(
@@ -201,7 +197,7 @@ KINDS = (
         VectorQuantileLoss,
         data="vectors",
     ),
-    Kind("vae", VAESettings, lazily("aiqn_core.models.vae", "VAE"), vae_metrics, data="images", one_worker=_BATCH),
+    Kind("vae", VAESettings, lazily("aiqn_core.models.vae", "VAE"), vae_metrics, data="images", one_worker=OVER_BATCH),
     Kind(
         "aiqn_vae",
         AIQNVAESettings,
@@ -209,6 +205,6 @@ KINDS = (
         vae_metrics,
         QuantileLoss,
         data="images",
-        one_worker=_BATCH,
+        one_worker=OVER_BATCH,
     ),
 )

@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from aiqn_core.levels import nearest_level, to_unit
-from aiqn_core.models.settings import AIQNSettings, AIQNVAESettings, QuantileLoss, VAESettings
+from aiqn_core.models.settings import OVER_BATCH, AIQNSettings, AIQNVAESettings, QuantileLoss, VAESettings
 from aiqn_core.models.vectors import AIQN, sample_vectors
 
 SMALLEST_SPREAD = 1e-3  # of a latent dimension that codes nothing, in the encoder's units
@@ -39,7 +39,7 @@ class VAE(nn.Module):
     """Strided convolutions to a Gaussian code, transposed ones back; images of any size."""
 
     Settings = VAESettings
-    one_worker = "it normalises over the batch, which workers would split"
+    one_worker = OVER_BATCH
     sample_batch = None
 
     def __init__(self, config: VAESettings, image_shape: tuple[int, int, int], num_classes: int = 0) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from aiqn_core.config import ConfigError, NoLoss, Problem, TrainConfig
+from aiqn_core.config import ConfigError, Problem, TrainConfig
 from aiqn_core.data import ImageData, load_data
 from aiqn_core.models.build import build_model
 from aiqn_core.optimizers import build_optimizer
@@ -144,8 +144,7 @@ def new_state(config: TrainConfig, data: Data, device: torch.device) -> TrainSta
     """Untrained weights drawn from the configuration's seed; leaves the global random state as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        loss = None if isinstance(config.loss, NoLoss) else config.loss
-        model = build_model(config.model, data.shape, data.num_classes, loss).to(device)
+        model = build_model(config.model, data.shape, data.num_classes, config.given_loss).to(device)
     if device.type == "cuda":  # convolutions of bfloat16 on a GPU want planes side by side; a CPU does not care
         model = model.to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).requires_grad_(False).eval()

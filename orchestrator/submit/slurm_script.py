@@ -54,7 +54,16 @@ client=  # Ray's own server for clients, on a fixed port unless told; without gr
     --min-worker-port=0 --max-worker-port=0 \\
     --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${{SLURM_GPUS_ON_NODE:-0}}" > "$logs.ray" 2>&1 &
 head=$!
-for _ in $(seq 120); do (exec 3<> "/dev/tcp/$ip/$port") 2>/dev/null && break; sleep 1; done
+for _ in $(seq 120); do
+    (exec 3<> "/dev/tcp/$ip/$port") 2>/dev/null && break
+    kill -0 $head 2>/dev/null || break
+    sleep 1
+done
+if ! kill -0 $head 2>/dev/null; then
+    echo "Ray did not start on this node; the end of its output in $logs.ray:" >&2
+    tail -n 5 "$logs.ray" >&2
+    exit 3
+fi
 
 workers=
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then  # they join while the sweep already runs
