@@ -13,22 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aiqn_core.command import keep_command
 from aiqn_core.config import ConfigError, TrainConfig
 from aiqn_core.data import ImageData, load_data
 from aiqn_core.steps import step_seed
 from aiqn_core.training import (
     CheckpointError,
+    CommandError,
+    CommandKilledError,
     DivergedError,
     MethodError,
+    Place,
     Progress,
     draw,
     evaluation_draws,
     new_state,
     read_checkpoint,
     train,
+    train_by_command,
 )
 
 STEPS, CUT, BATCH, SAMPLES, REFERENCE = 4, 2, 5, 12, 64
+COMMAND_SECONDS = 120.0  # that a command may take for these few steps
 
 
 class _Broken(Exception):
@@ -65,10 +71,33 @@ def method_problems(config: TrainConfig, *, may_diverge: bool = False) -> list[s
     return list(dict.fromkeys(found))
 
 
+def command_problems(config: TrainConfig, source: Path, seconds: float = COMMAND_SECONDS) -> list[str]:
+    """What is wrong with the command of a configuration, whose files lie in `source`; empty where nothing was found.
+
+    It is started for a few steps, ended after its first evaluation and started again in the same folder.
+    """
+    short = _short(config)
+    assert short.command is not None
+    try:
+        data = load_data(config.data)
+        with tempfile.TemporaryDirectory() as folder:
+            keep_command(short.to_dict()["command"], source, Path(folder))
+            place = Place(Path(folder), Path(folder) / "trial", seconds=seconds)
+            first = train_by_command(short, data, place, ())
+            past: list[Progress] = []
+            while not past or past[-1].step < CUT:
+                past.append(next(first))  # it ends with an error, or comes to its last step
+            first.close()
+            list(train_by_command(short, data, place, past))
+    except (ConfigError, CommandError, CommandKilledError, DivergedError) as error:
+        return str(error).splitlines()
+    return []
+
+
 def _short(config: TrainConfig) -> TrainConfig:
     """The same training in a few small steps, with two evaluations of a few samples."""
     mapping = config.to_dict()
-    mapping["train"] |= {"steps": STEPS, "batch_size": BATCH, "log_every": 1}
+    mapping["train"] |= {"steps": STEPS} if config.command else {"steps": STEPS, "batch_size": BATCH, "log_every": 1}
     evaluate = mapping["evaluate"]
     evaluate |= {"every": CUT, "at": None, "samples": SAMPLES, "initial": False, "keep_weights": False}
     evaluate |= {"reference": min(REFERENCE, evaluate["reference"])}

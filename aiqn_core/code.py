@@ -114,6 +114,12 @@ def keep(code: Code, run: Path) -> Path:
     files = [(relative, file.read_bytes()) for relative, file in code_files(code.path)]
     if code_digest(code.path) != code.digest:
         raise _wrong(f"saw {str(code.path)!r}, which was edited while the sweep was loaded; start it again")
+    keep_files(folder, files)
+    return kept
+
+
+def keep_files(folder: Path, files: list[tuple[str, bytes]]) -> None:
+    """Write files, each with its place in it, as a folder that is there whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     for relative, content in files:
         (temporary / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +127,6 @@ def keep(code: Code, run: Path) -> Path:
     with suppress(OSError):  # another process was quicker, with the same files
         temporary.rename(folder)
     shutil.rmtree(temporary, ignore_errors=True)
-    return kept
 
 
 def load_kept(run: Path, recorded: object) -> None:
@@ -151,9 +156,13 @@ def kept_path(run: Path, recorded: dict[str, Any]) -> Path:
 
 def code_digest(path: Path) -> str:
     """Twelve hexadecimal digits of the SHA-256 over the files of somebody's code; raises ConfigError without any."""
+    return files_digest([(relative, file.read_bytes()) for relative, file in code_files(path)])
+
+
+def files_digest(files: list[tuple[str, bytes]]) -> str:
+    """The same of files that were read, each with its place."""
     digest = hashlib.sha256()
-    for relative, file in code_files(path):
-        content = file.read_bytes()
+    for relative, content in files:
         digest.update(f"{relative}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:12]
 

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from aiqn_core import code as codes
 from aiqn_core.code import Code
+from aiqn_core.command import KIND, Command
 from aiqn_core.extractors import EXTRACTORS, USUAL, score_names
 from aiqn_core.method import Kind
 from aiqn_core.metric import Metric, image_metrics, loss_metric, vector_metrics
@@ -349,8 +350,11 @@ class TrainConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     seed: int = 0
     code: Code | None = None
+    command: Command | None = None  # in place of a model, its loss, its optimiser and its schedule
 
     def __post_init__(self) -> None:
+        if self.command is not None:
+            object.__setattr__(self, "model", _made(ModelConfig, (KIND.name, self.command, KIND)))
         self._check_kind()
         loss = self.model.kind.loss or NoLoss
         if not isinstance(self.loss, loss):
@@ -455,8 +459,12 @@ class TrainConfig:
                 values[key] = value
                 if type(value) is not int:
                     problems.append(Problem(key, f"saw {shown(value)}, expected an integer"))
+            elif key == "command":
+                values[key] = _parsed(Command, value, key, problems)
             elif key != "code":
                 problems.append(Problem(str(key), f"unknown key; {nearest(key, (*SECTIONS, 'seed'))}"))
+        if "command" in mapping:
+            problems += command_problems(mapping)
         if problems:
             raise ConfigError(problems)
         return cls(**values)
@@ -467,7 +475,11 @@ class TrainConfig:
             key: value.to_dict() if isinstance(value := getattr(self, key), Chosen) else written(value)
             for key in SECTIONS
         }
-        return {**sections, "seed": self.seed, **({} if self.code is None else {"code": self.code.recorded()})}
+        code = {} if self.code is None else {"code": self.code.recorded()}
+        if self.command is not None:
+            sections = {key: sections[key] for key in BESIDE_COMMAND}
+            sections |= {"train": {"steps": self.train.steps}, "command": written(self.command)}
+        return {**sections, "seed": self.seed, **code}
 
 
 NAMED: dict[str, type[Chosen]] = {
@@ -479,6 +491,24 @@ NAMED: dict[str, type[Chosen]] = {
 PLAIN: dict[str, type[Settings]] = {"train": LoopConfig, "evaluate": EvaluateConfig}
 SECTIONS = ("data", "model", "loss", "optimizer", "schedule", "train", "evaluate")  # seeds are given to trials
 _KEYS = ", ".join((*SECTIONS, "seed"))
+BESIDE_COMMAND = ("data", "train", "evaluate")  # the others are the command's own affair
+
+
+def command_problems(mapping: Mapping[str, Any], valid: Sequence[str] = (*BESIDE_COMMAND, "seed")) -> list[Problem]:
+    """The sections, and keys of `train`, that mean nothing to a command."""
+    found = []
+    if "model" in mapping:
+        found.append(Problem("model", "saw both model and command, expected one of them"))
+    for key in ("loss", "optimizer", "schedule"):
+        if key in mapping:
+            message = f"a command has its own, given as words of it; valid beside a command: {', '.join(valid)}"
+            found.append(Problem(key, f"saw {shown(mapping[key])}, but {message}"))
+    train = mapping.get("train")
+    for key, value in train.items() if isinstance(train, Mapping) else ():
+        if key != "steps" and value is not None:
+            message = "but of train a command is told the steps alone; give it as a word of the command"
+            found.append(Problem(f"train.{key}", f"saw {shown(value)}, {message}"))
+    return found
 
 
 def _code_of(mapping: Mapping[str, Any], problems: list[Problem]) -> Code | None:

@@ -173,6 +173,7 @@ def _first_line(error: BaseException) -> str:
 KINDS = {  # by top-level package and name
     "aiqn_core.DivergedError": Cause.NOT_FINITE,
     "aiqn_core.WorkerLostError": Cause.WORKER_LOST,
+    "aiqn_core.CommandKilledError": Cause.KILLED,
     "aiqn_core.ConfigError": Cause.CONFIGURATION,
     "aiqn_core.CacheError": Cause.STORAGE,
     "aiqn_core.WeightsError": Cause.STORAGE,
@@ -182,7 +183,9 @@ KINDS = {  # by top-level package and name
     "ray.OutOfMemoryError": Cause.KILLED_FOR_MEMORY,  # of Ray's monitor
     "ray.NodeDiedError": Cause.NODE_LOST,
 }
-WORDS = {  # of RuntimeErrors that have no type of their own
+WORDS = {  # of RuntimeErrors that have no type of their own, and of a command's last line
+    "CUDA out of memory": Cause.GPU_MEMORY,
+    "MemoryError": Cause.HOST_MEMORY,
     "ALLOC_FAILED": Cause.GPU_MEMORY,  # cuBLAS, cuDNN
     "DefaultCPUAllocator": Cause.HOST_MEMORY,
     "CUDA error": Cause.GPU_FAULT,

@@ -7,18 +7,34 @@ from typing import Any, NamedTuple
 from orchestrator.sections import Arm, Sweep, trial_seed
 from orchestrator.space import Choice, Number, Space, covering, variations
 
+COMMAND = "its command was started, stopped and started again: its reports are in order, its samples in shape"
+
 
 class Checked(NamedTuple):
     """An arm, and what is wrong with it, one sentence each."""
 
     arm: str
     problems: list[str]
+    shown: str = "resumable, reproducible, in shape"  # where there are none
 
 
 def check_arms(sweep: Sweep) -> Iterator[Checked]:
-    """Each arm in configurations that make every choice of its space, trained for a few steps on this machine."""
+    """Each arm in configurations that make every choice of its space, trained for a few steps on this machine.
+
+    An arm that is a command is started in its first configuration alone, for it takes what time it likes.
+    """
+    from aiqn_core.checking import command_problems  # torch takes seconds to import
+
     for arm in sweep.arms.values():
-        yield Checked(arm.name, list(_problems(sweep, arm)))
+        config = sweep.config(arm.name, next(variations(arm.space, Number.ends)), _seed(sweep, arm))
+        if config.command is None:
+            yield Checked(arm.name, list(_problems(sweep, arm)))
+        else:
+            yield Checked(arm.name, command_problems(config, sweep.path.parent), COMMAND)
+
+
+def _seed(sweep: Sweep, arm: Arm) -> int:
+    return trial_seed(sweep.search.seed, arm.name, 0)
 
 
 def _problems(sweep: Sweep, arm: Arm) -> Iterator[str]:
@@ -28,7 +44,7 @@ def _problems(sweep: Sweep, arm: Arm) -> Iterator[str]:
     tried = configurations(sweep, arm)
     found: dict[str, list[dict[str, Any]]] = {}
     for i, params in enumerate(tried):
-        config = sweep.config(arm.name, params, trial_seed(sweep.search.seed, arm.name, 0))
+        config = sweep.config(arm.name, params, _seed(sweep, arm))
         for told in method_problems(config, may_diverge=i > 0):  # at random a rate can be too high
             found.setdefault(told, []).append(params)
     for told, where in found.items():
@@ -39,7 +55,7 @@ def _problems(sweep: Sweep, arm: Arm) -> Iterator[str]:
 def configurations(sweep: Sweep, arm: Arm) -> list[dict[str, Any]]:
     """The first configuration of an arm with all numbers at their lowest, then others until each choice was made."""
     first = next(variations(arm.space, Number.ends))
-    others = covering(arm.space, Random(trial_seed(sweep.search.seed, arm.name, 0)))  # noqa: S311 (no secret)
+    others = covering(arm.space, Random(_seed(sweep, arm)))  # noqa: S311 (no secret)
     seen = set(_made(arm.space, first))
     tried = [first]
     for params in others:

@@ -101,8 +101,8 @@ def check(
         from orchestrator.sweep import load_sweep
 
         wrong = False
-        for arm, problems in check_arms(load_sweep(file, set_ or ())):
-            print("\n".join(f"{arm}: {told}" for told in problems or ["resumable, reproducible, in shape"]), flush=True)
+        for arm, problems, shown in check_arms(load_sweep(file, set_ or ())):
+            print("\n".join(f"{arm}: {told}" for told in problems or [shown]), flush=True)
             wrong = wrong or bool(problems)
         if wrong:
             raise typer.Exit(WRONG_INPUT)

@@ -232,8 +232,9 @@ def _scored(run: Run) -> list[dict[str, Any]]:
 def _check_same(
     run_folder: Path | str, arm: str, before: dict[str, Any], now: dict[str, Any], varied: set[str]
 ) -> None:
-    for section, key in [("model", key) for key in now["model"]] + [("train", "batch_size"), ("evaluate", "size")]:
-        old, new = (before.get(section) or {}).get(key), now[section].get(key)
+    own = [("model", key) for key in now.get("model", {})] + [("command", key) for key in ("line", "hash")]
+    for section, key in [*own, ("train", "batch_size"), ("evaluate", "size")]:
+        old, new = (before.get(section) or {}).get(key), now.get(section, {}).get(key)
         if new is not None and old != new and f"{section}.{key}" not in varied and section not in varied:
             raise RunFolderError(
                 f"{run_folder}: its trials of arm {arm!r} have {section}.{key} = {old!r}, this sweep {new!r}, "

@@ -379,7 +379,7 @@ class RunFolder:
 
 def without_model(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """A protocol without what concerns only the model that is scored."""
-    return {key: value for key, value in protocol.items() if key not in ("model_weights", "labels")}
+    return {key: value for key, value in protocol.items() if key not in ("model_weights", "labels", "drawn_by")}
 
 
 def _is_baseline(value: Any) -> bool:

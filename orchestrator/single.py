@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiqn_core.code import keep
+from aiqn_core.command import KEYS as OF_COMMANDS
+from aiqn_core.command import keep_command, read_command
 from aiqn_core.config import ConfigError, TrainConfig
 from orchestrator.causes import Stage
 from orchestrator.document import Document, SweepError
@@ -25,8 +27,12 @@ def load_config(path: Path | str, environ: Mapping[str, str] = os.environ) -> tu
     code = imported_code(document)
     if document.mistakes:
         raise SweepError(document.mistakes)
+    values = {**document.values, "code": None if code is None else code.recorded()}
     try:
-        return TrainConfig.from_dict({**document.values, "code": None if code is None else code.recorded()}), text
+        if "command" in values:
+            values = {key: value for key, value in values.items() if key not in OF_COMMANDS}
+            values["command"] = read_command(document.values, (), document.source.parent)
+        return TrainConfig.from_dict(values), text
     except ConfigError as error:
         for problem in error.problems:
             document.complain(*problem)
@@ -53,14 +59,17 @@ def train_one(path: Path | str, runs_dir: Path | str = "runs") -> SingleRun:
         raise RunFolderError(f"{path}: saw the name {name!r}, expected letters, digits and _.- for the run folder")
     run = RunFolder(Path(runs_dir) / name)
     assignment = Assignment(config.model.name, Stage.SEARCH, 0, config.to_dict(), {}, config.seed)
-    return SingleRun(run.trial(assignment.id), config, _records(run, assignment, config, text, f"{COMMAND} {path}"))
+    records = _records(run, assignment, config, text, Path(path))
+    return SingleRun(run.trial(assignment.id), config, records)
 
 
 def _records(
-    run: RunFolder, assignment: Assignment, config: TrainConfig, text: str, command: str
+    run: RunFolder, assignment: Assignment, config: TrainConfig, text: str, path: Path
 ) -> Iterator[dict[str, Any]]:
+    command = f"{COMMAND} {path}"
     with run.lock():
         _describe(run, assignment, config, text, command, finished=False)
+        keep_command(assignment.config.get("command"), path.parent, run.path)
         yield from run_trial(assignment, run)
         _describe(run, assignment, config, text, command, finished=True)
 

@@ -186,8 +186,13 @@ def _stored(dimension: Number | Choice, value: Any) -> Any:
 
 
 def apply(base: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """A new nested configuration: `base` with each dotted path of `params` set; sections are merged, not replaced."""
+    """A new nested configuration: `base` with each dotted path of `params` set; sections are merged, not replaced.
+
+    Those of a command are its values.
+    """
     result = merge({}, base)
+    if (command := base.get("command")) is not None:
+        return {**result, "command": {**command, "values": {**(command.get("values") or {}), **params}}}
     for path in sorted(params, key=lambda path: path.count(".")):  # a whole section before its keys
         section, _, key = path.partition(".")
         result = merge(result, {section: {key: params[path]} if key else params[path]})

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from aiqn_core.code import keep
+from aiqn_core.command import keep_command
 from orchestrator import shapes
 from orchestrator.continuing import check_continues
 from orchestrator.control import note_stop, take_requests
@@ -140,6 +141,8 @@ def open_run(run: RunFolder, sweep: Sweep) -> Store:
     }
     if sweep.code is not None:
         keep(sweep.code, run.path)
+    for arm in sweep.arms.values():
+        keep_command(arm.base.get("command"), sweep.path.parent, run.path)
     if content != before:
         write_bytes(run.sweep_yaml, sweep.text.encode())
         write_json(run.sweep_json, content)
