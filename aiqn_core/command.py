@@ -170,13 +170,22 @@ def keep_command(recorded: Mapping[str, Any] | None, source: Path, run: Path) ->
     """
     if recorded is None or not recorded["hash"] or (run / FOLDER / recorded["hash"]).is_dir():
         return
-    files = [(relative, (source / relative).read_bytes()) for relative in recorded["files"]]
-    if files_digest(files) != recorded["hash"]:
-        raise _wrong(f"its files in {source.absolute()} were edited while the sweep was loaded; start it again")
+    files = command_files(recorded, source)
     folder = run / FOLDER / recorded["hash"]
     keep_files(folder, files)
     for relative, _ in files:
         (folder / relative).chmod(stat.S_IMODE((source / relative).stat().st_mode) | stat.S_IRUSR)
+
+
+def command_files(recorded: Mapping[str, Any], source: Path) -> list[tuple[str, bytes]]:
+    """The files of a command (of a configuration) from beside the sweep file, each with its place relative to it.
+
+    Raises ConfigError where they were edited since they were read.
+    """
+    files = [(relative, (source / relative).read_bytes()) for relative in recorded["files"]]
+    if files and files_digest(files) != recorded["hash"]:
+        raise _wrong(f"its files in {source.absolute()} were edited while the sweep was loaded; start it again")
+    return files
 
 
 def words(command: Command, run: Path) -> list[str]:
