@@ -33,6 +33,7 @@ class State(StrEnum):
 # Nobody trains these; of them only a parked one may be taken up again by itself.
 FINISHED = (State.COMPLETED, State.PRUNED, State.DIVERGED, State.FAILED, State.STOPPED, State.PARKED)
 RECORDED = (State.COMPLETED, State.PRUNED, State.DIVERGED, State.PARKED)  # that leave all their numbers in the folder
+HEEDLESS = ("random", "grid", "qmc")  # samplers that ask no trial how it ended
 CUT = (State.PRUNED, State.STOPPED, State.PARKED)  # would have gone on; how, nobody knows
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any, NamedTuple
 
-from orchestrator.sections import Arm, Sweep, trial_seed
+from orchestrator.sections import Arm, Sweep
+from orchestrator.seeds import trial_seed
 from orchestrator.space import Choice, Number, Space, covering, variations
 
 COMMAND = "its command was started, stopped and started again: its reports are in order, its samples in shape"

@@ -31,7 +31,8 @@ from orchestrator.retry import hand_back_lost
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, RunFolder, RunFolderError, trial_id
 from orchestrator.samplers import is_pruned, make_pruner, make_sampler
-from orchestrator.sections import Sweep, trial_seed
+from orchestrator.sections import Sweep
+from orchestrator.seeds import trial_seed
 from orchestrator.seen import OfSeen, is_parked
 from orchestrator.sequences import ByNumber
 from orchestrator.space import Space, partial_params, suggest

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from orchestrator.rungs import before_last
-from orchestrator.sections import trial_seed
+from orchestrator.seeds import trial_seed
 
 NAME = "promote"
 FIRST_AUDITED = 10  # the first trial of an arm that is audited is one of so many, so that small searches have one

@@ -1,6 +1,5 @@
 """What a sweep is: the sections of its file, checked by pydantic, its arms, and what may change while it runs."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -229,12 +228,6 @@ class Sweep:
             key: section and section.model_dump(by_alias=True) for key in sections for section in [getattr(self, key)]
         }
         return json.loads(json.dumps({"name": self.name, "arms": arms, **own}))
-
-
-def trial_seed(search_seed: int, arm: str, number: int) -> int:
-    """The seed of a search trial, 31 bits: the same on every start, and on every machine."""
-    digest = hashlib.sha256(f"{search_seed}/{arm}/{number}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

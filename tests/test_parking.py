@@ -80,7 +80,7 @@ def expected(ledger):
 
 class _Item:
     def __init__(self, arm, number, ledger):
-        from orchestrator.sections import trial_seed
+        from orchestrator.seeds import trial_seed
 
         self.arm, self.number, self.seed = arm, number, trial_seed(ledger.sweep.search.seed, arm, number)
 
