@@ -40,8 +40,8 @@ def _version(name: str) -> str:
 
 def own_packages(config: Mapping[str, Any]) -> list[str]:
     """Of a configuration the package that its method comes from, and those that somebody's own code imports."""
-    model = config["model"]
-    found = ModelConfig.found(model["name"] if isinstance(model, Mapping) else model, None)
+    model = config.get("model")  # none for a command, whose packages nobody knows
+    found = ModelConfig.found(model["name"] if isinstance(model, Mapping) else model, None) if model else None
     names = [found.thing.distribution] if found is not None and found.thing.distribution else []
     code = codes.loaded((config.get("code") or {}).get("hash"))
     return sorted({*names, *([] if code is None else codes.imported_packages(code.path))} - set(DECIDING))

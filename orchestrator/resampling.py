@@ -62,7 +62,8 @@ def drawn_searches(
         own = [curve for curve in curves if curve.arm == arm]
         found = _halved(own, settings, recorded, np.random.default_rng([0, place]))
         steps, whole = steps + found.steps.sum(), whole + found.whole.sum()
-        good = np.isfinite(found.best) & (np.abs(found.chosen - found.best) <= regret * _size(found.best))
+        with np.errstate(invalid="ignore"):  # of two infinite ones, which are not good
+            good = np.isfinite(found.best) & (np.abs(found.chosen - found.best) <= regret * _size(found.best))
         within[arm] = None if any(curve.cut for curve in own) else float(good.mean())
     return Drawn(float(steps / (whole or 1.0)), within, SEARCHES)
 

@@ -183,9 +183,6 @@ def _arm(
     space, problems = parse_space(section.get("space"), join(path, "space"), keys)
     for problem in problems:
         document.complain(*problem)
-    varied = {dimension.path for dimension in space.dimensions}
-    if not {"model", "model.name"} & {*section, *varied} and "model" not in document.values:
-        document.complain(path, "saw neither model nor command, expected one of them (or a model for all arms above)")
     base = merge(defaults, _training_sections(document, section, path, code))
     if code is not None and _reaches(code, base, space):
         base["code"] = code.recorded()

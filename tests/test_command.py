@@ -194,7 +194,6 @@ def test_an_arm_that_is_a_command_is_told_steps_and_values_alone(folder):
             "search: {trials: 2, objective: test_nll}\narms:\n  made: {model: made}",
             "11: arms.theirs.command: saw 'command', which reports no",
         ),
-        ("model: {name: aiqn, hidden: [7]}", "", "9: arms.aiqn: saw neither model nor command, expected one of them"),
         (
             "evaluate:",
             "resources: {workers: 2}\nevaluate:",

@@ -81,6 +81,9 @@ class Reported:
             with suppress(CommandError, DivergedError):  # torn, or wrong
                 said = self._parsed(line)
                 found[said["step"]] = said
+        for step in found:
+            if step <= self.recorded:
+                self._note_over(found[step])
         with suppress(CommandError, DivergedError):  # from here on the command says it again
             for step in sorted(step for step in found if step > self.recorded):
                 self._check_asked(found[step])

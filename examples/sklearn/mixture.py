@@ -33,4 +33,4 @@ for step in asked:
         samples = samples.round().clip(0, 255).astype(np.uint8)
     np.save(f"{step}.npy", samples.reshape(count, *train.shape[1:]))
     with Path(os.environ["AIQN_REPORT"]).open("a") as file:  # what `aiqn_core.report.report` does
-        file.write(json.dumps({"step": step, "samples": f"{step}.npy", "loss": -model.lower_bound_}) + "\n")
+        file.write(json.dumps({"step": step, "samples": f"{step}.npy", "loss": -float(model.lower_bound_)}) + "\n")
