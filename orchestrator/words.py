@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
+import typer
 from typer.core import TyperGroup
 
 from orchestrator.runs import TRIAL_ID
@@ -15,7 +16,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 class Commands(TyperGroup):
     """A group whose list of commands gives their first sentences whole, on several lines where one is too short."""
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # of typer's own copy of click, which has no name
         shown = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         rows = [(name, one.get_short_help_str(WHOLE)) for name, one in shown if one is not None and not one.hidden]
         with formatter.section("Commands"):
@@ -40,7 +41,7 @@ def trials_that_begin(incomplete: str) -> Iterator[str]:
             yield f"{folder}/"
 
 
-def trials_of_run(ctx: click.Context, incomplete: str) -> Iterator[str]:
+def trials_of_run(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """The trials of the run that the command line names, by their names."""
     run = ctx.params.get("run")
     inside = Path(run) / "trials" if run else Path()
