@@ -93,9 +93,16 @@ def sweep(
             check_here(loaded, runs)
             return
         within_budget(loaded, runs, yes)
+        from orchestrator.notify import end_of, is_finished, notify
+        from orchestrator.runs import RunFolder
         from orchestrator.supervisor import supervise
 
-        raise typer.Exit(supervise(lambda: drive(loaded, runs)))
+        run = RunFolder(runs / loaded.name)
+        before = is_finished(run)
+        code = supervise(lambda: drive(loaded, runs))
+        if loaded.notify and (wrong := notify(loaded.notify, run, end_of(run, code, finished_before=before))):
+            print(wrong, file=sys.stderr)
+        raise typer.Exit(code)
 
 
 def drive(loaded: "Sweep", runs: Path) -> None:
@@ -209,7 +216,7 @@ def status(
                 print(json.dumps(status_facts(run)), flush=True)
                 continue
             if watch and sys.stdout.isatty():
-                typer.clear()
+                print("\x1b[H\x1b[2J", end="")  # the screen is cleared
             print("\n".join(status_lines(run)), flush=True)
 
 

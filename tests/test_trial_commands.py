@@ -101,7 +101,7 @@ def test_a_trial_is_the_start_of_a_longer_training(trained, tmp_path):
 def test_an_arm_of_a_sweep_is_a_start(tmp_path):
     sweep = tmp_path / "two.yaml"
     sweep.write_text(
-        "name: two\ndata: banana2d\ntrain: {steps: 7}\n"
+        "name: two\ndata: banana2d\ntrain: {steps: 7}\nevaluate: {every: 5}\n"
         "arms:\n  a: {model: {name: aiqn, hidden: [5]}}\n  b: {model: {name: aiqn, hidden: [11]}}\n"
     )
     config, text, name = start_of(sweep, ["train.steps=13"], "a")

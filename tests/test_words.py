@@ -59,7 +59,8 @@ def test_no_sentence_of_a_list_of_commands_is_cut_off_at_80_columns(words, monke
     said = " ".join(output.split())
     for found, command in ALL:
         if found[:-1] == words:
-            assert f"{found[-1]} {' '.join(command.help.split(chr(10) * 2)[0].split())}" in said
+            first = " ".join(command.help.split()).partition(". ")[0].partition(" Example:")[0]
+            assert f"{found[-1]} {first}" in said
 
 
 def test_the_version_is_that_of_the_package():
@@ -81,7 +82,7 @@ def runs(tmp_path, monkeypatch, record_trial):
 
 
 def test_run_folders_and_trials_are_completed(runs):
-    assert list(runs_that_begin("")) == ["runs/quick", "runs/other/"] or sorted(runs_that_begin("")) == [
+    assert sorted(runs_that_begin("")) == [
         "runs/other/", "runs/quick",
     ]  # fmt: skip
     assert list(runs_that_begin("ru")) == ["runs/"]
