@@ -6,6 +6,8 @@ from orchestrator.notify import end_of, notify
 from orchestrator.outcome import DONE, INTERRUPTED, TRIALS_FAILED, WRONG_INPUT
 from orchestrator.runs import FORMAT, RunFolder, write_json
 
+CONTENT = {"arms": {"cnn": {}}, "search": {"trials": 1, "objective": {"metric": "loss", "direction": "minimize"}}}
+CONTENT |= {"final": None}
 SHOW = """
 import os, sys
 with open(sys.argv[1], "a") as file:
@@ -16,7 +18,7 @@ with open(sys.argv[1], "a") as file:
 @pytest.fixture
 def run(tmp_path):
     run = RunFolder(tmp_path / "study")
-    write_json(run.sweep_json, {"format": FORMAT, "name": "study", "finished": False, "sweep": {}})
+    write_json(run.sweep_json, {"format": FORMAT, "name": "study", "finished": False, "sweep": CONTENT})
     return run
 
 
