@@ -129,8 +129,8 @@ def check(
         from orchestrator.sweep import load_sweep
 
         wrong = False
-        for arm, problems in check_arms(load_sweep(file, set_ or ())):
-            print("\n".join(f"{arm}: {told}" for told in problems or ["resumable, reproducible, in shape"]), flush=True)
+        for arm, problems, shown in check_arms(load_sweep(file, set_ or ())):
+            print("\n".join(f"{arm}: {told}" for told in problems or [shown]), flush=True)
             wrong = wrong or bool(problems)
         if wrong:
             raise typer.Exit(WRONG_INPUT)
@@ -282,14 +282,23 @@ def retry(
         str | None, typer.Option(metavar="CAUSE", help="Only those that ended of it, as `aiqn status` names it.")
     ] = None,
     parked: Annotated[bool, typer.Option("--parked", help="Those parked at a rung instead, to their end.")] = False,
+    arm: Annotated[
+        str | None, typer.Option(metavar="ARM", help="All of this arm from its first trial on; what it has goes aside.")
+    ] = None,
 ) -> None:
     """Hand out again what failed, once its reason is mended: same numbers, parameters and folders, with the next start.
 
     Example: aiqn retry runs/quickstart --cause KeyError
     """
     with plain_errors():
+        from orchestrator.aside import start_anew
         from orchestrator.retry import retry as hand_out
 
+        if arm is not None and (trials or cause or parked):
+            raise RequestError("--arm: starts all of an arm anew; leave trials, --cause and --parked out")
+        if arm is not None:
+            print("\n".join(start_anew(run, arm)))
+            return
         print("\n".join(hand_out(run, trials or (), cause, parked=parked)))
 
 
@@ -304,7 +313,7 @@ def ui(
     Example: aiqn ui runs/quickstart
     """
     with plain_errors():
-        from orchestrator.tracking import serve
+        from orchestrator.tracking.server import serve
 
         serve(run, host, port)
 
@@ -316,17 +325,22 @@ def replay(
         list[str] | None, typer.Option(metavar="PRUNER", help="A name, or {name: asha, min_resource: 200}; several.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 2,
+    searches: Annotated[
+        int, typer.Option(min=0, help="Draw so many searches for Optuna's pruners too: as long as so many replays.")
+    ] = 0,
 ) -> None:
-    """Say what other pruners would have cost and lost in a recorded search; nothing is trained.
+    """Say what other pruners would have cost and lost in a recorded search, and propose one; nothing is trained.
 
     Example: aiqn replay runs/quickstart --pruner asha --pruner median
     """
     with plain_errors():
+        from orchestrator.proposal import proposal_line, propose
         from orchestrator.replay import PRUNERS, parse_pruner, replay_lines
         from orchestrator.replay import replay as replayed
 
         settings = [parse_pruner(text) for text in pruner or PRUNERS]
-        print("\n".join(replay_lines(replayed(run, settings, workers))))
+        print("\n".join(replay_lines(replayed(run, settings, workers, searches))))
+        print(proposal_line(propose(run)))
 
 
 @data_app.command()

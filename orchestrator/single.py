@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiqn_core.code import keep, load_kept
+from aiqn_core.code import FOLDER, keep, load_kept
+from aiqn_core.command import KEYS as OF_COMMANDS
+from aiqn_core.command import keep_command, read_command
 from aiqn_core.config import ConfigError, TrainConfig
 from orchestrator.causes import Stage
 from orchestrator.document import Document, SweepError
@@ -36,9 +38,12 @@ def load_config(
     code = None if recorded else imported_code(document)
     if document.mistakes:
         raise SweepError(document.mistakes)
-    named = document.values.get("code") if recorded else None if code is None else code.recorded()
+    values = document.values if recorded else {**document.values, "code": None if code is None else code.recorded()}
     try:
-        return TrainConfig.from_dict({**document.values, "code": named}), text
+        if "command" in values and not recorded:
+            values = {key: value for key, value in values.items() if key not in OF_COMMANDS}
+            values["command"] = read_command(document.values, (), document.source.parent)
+        return TrainConfig.from_dict(values), text
     except ConfigError as error:
         for problem in error.problems:
             document.complain(*problem)
@@ -51,11 +56,12 @@ def is_of_trial(values: Mapping[str, Any]) -> bool:
 
 
 class Start(NamedTuple):
-    """What a training begins with: its configuration, the text in which it stands, and a name for its run folder."""
+    """What a training begins with: its configuration, the text in which that stands, and a name for its run folder."""
 
     config: TrainConfig
     text: str
     name: str
+    files: Path  # where those of a command lie
 
 
 def start_of(path: Path, overrides: Sequence[str] = (), arm: str | None = None) -> Start:
@@ -67,7 +73,7 @@ def start_of(path: Path, overrides: Sequence[str] = (), arm: str | None = None) 
         sweep = load_sweep(path, overrides)
         if arm not in sweep.arms:
             raise RunFolderError(f"--arm: saw {arm!r}, expected an arm of {path}: {', '.join(sweep.arms)}")
-        return Start(TrainConfig.from_dict(sweep.arms[arm].base), sweep.text, f"{sweep.name}-{arm}")
+        return Start(TrainConfig.from_dict(sweep.arms[arm].base), sweep.text, f"{sweep.name}-{arm}", path.parent)
     if path.is_dir():
         path = path / "config.json"
         if not path.exists():
@@ -78,7 +84,11 @@ def start_of(path: Path, overrides: Sequence[str] = (), arm: str | None = None) 
     config, text = load_config(path, overrides=overrides)
     trial = path.resolve().parent
     of_trial = path.name == "config.json" and trial.parent.name == "trials"
-    return Start(config, text, f"{trial.parent.parent.name}-{trial.name}" if of_trial else path.stem)
+    if not of_trial:
+        return Start(config, text, path.stem, path.parent)
+    run = trial.parent.parent
+    kept = run / FOLDER / (config.to_dict().get("command") or {}).get("hash", "")
+    return Start(config, text, f"{run.name}-{trial.name}", kept)
 
 
 class SingleRun(NamedTuple):
@@ -101,7 +111,7 @@ def train_one(
     Continues what is there. Raises SweepError, and with the first record RunFolderError where the folder holds
     something else.
     """
-    config, text, usual = start_of(Path(path), overrides, arm)
+    config, text, usual, files = start_of(Path(path), overrides, arm)
     name = name or usual
     if not SWEEP_NAME.fullmatch(name):
         raise RunFolderError(f"{path}: saw the name {name!r}, expected letters, digits and _.- for the run folder")
@@ -110,14 +120,16 @@ def train_one(
     command = " ".join(
         [f"{COMMAND} {path}", *([f"--arm {arm}"] if arm else []), *(f"--set {one}" for one in overrides)]
     )
-    return SingleRun(run.trial(assignment.id), config, _records(run, assignment, config, text, command))
+    records = _records(run, assignment, config, text, command, files)
+    return SingleRun(run.trial(assignment.id), config, records)
 
 
 def _records(
-    run: RunFolder, assignment: Assignment, config: TrainConfig, text: str, command: str
+    run: RunFolder, assignment: Assignment, config: TrainConfig, text: str, command: str, files: Path
 ) -> Iterator[dict[str, Any]]:
     with run.lock():
         _describe(run, assignment, config, text, command, finished=False)
+        keep_command(assignment.config.get("command"), files, run.path)
         yield from run_trial(assignment, run)
         _describe(run, assignment, config, text, command, finished=True)
 

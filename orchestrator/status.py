@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import shapes
-from orchestrator.causes import End, Stage, State
+from orchestrator.causes import HEEDLESS, End, Stage, State
 from orchestrator.runs import DAMAGED, Damage, Run, RunFolder, TrialFolder, load_runs, objectives, read_checked
 from orchestrator.submit.targets import state_line
 
 TROUBLED = (State.FAILED, State.DIVERGED, State.STOPPED)
-HEEDLESS = ("random", "grid", "qmc")  # samplers that ask no trial how it ended
 WATCH_SECONDS = 5.0  # between two looks of somebody who watches
 MOST_DAMAGED = 10  # that are listed
 SHOWN = 3  # trials of each cause that are named with their logs

@@ -77,6 +77,11 @@ def train(
             raise typer.Exit(INTERRUPTED) from None
         except DataMissingError as error:
             raise RequestError(str(error)) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "CommandError":  # which is torch's to import
+                raise
+            print(f"{folder.path.name} failed: {error}  log: {folder.log}", file=sys.stderr)
+            raise typer.Exit(TRIALS_FAILED) from None
         except ArithmeticError as error:  # the loss is no longer finite: recorded as the trial's end
             print(f"{folder.path.name} diverged: {error}  log: {folder.log}", file=sys.stderr)
             raise typer.Exit(TRIALS_FAILED) from None

@@ -7,7 +7,8 @@ import pytest
 from sweep_files import SMALL
 
 from aiqn_core.config import TrainConfig
-from orchestrator.sections import differences, trial_seed
+from orchestrator.sections import differences
+from orchestrator.seeds import trial_seed
 
 ROOT = Path(__file__).parent.parent
 

@@ -81,7 +81,7 @@ def test_a_trial_is_the_start_of_a_longer_training(trained, tmp_path):
     folder, _ = trained
     recorded = json.loads((folder / "config.json").read_text())["config"]
     for start in (folder, folder / "config.json"):
-        config, _, name = start_of(start, ["train.steps=11", "optimizer.lr=0.25"])
+        config, _, name, _ = start_of(start, ["train.steps=11", "optimizer.lr=0.25"])
         assert name == "tiny-pixeliqn-search-0"
         again = config.to_dict()
         assert (again["train"].pop("steps"), again["optimizer"].pop("lr")) == (11, 0.25)
@@ -104,7 +104,7 @@ def test_an_arm_of_a_sweep_is_a_start(tmp_path):
         "name: two\ndata: banana2d\ntrain: {steps: 7}\nevaluate: {every: 5}\n"
         "arms:\n  a: {model: {name: aiqn, hidden: [5]}}\n  b: {model: {name: aiqn, hidden: [11]}}\n"
     )
-    config, text, name = start_of(sweep, ["train.steps=13"], "a")
+    config, text, name, _ = start_of(sweep, ["train.steps=13"], "a")
     assert (config.model.hidden, config.train.steps, text, name) == ((5,), 13, sweep.read_text(), "two-a")
     assert run("train", sweep, "--arm", "c").stderr == f"--arm: saw 'c', expected an arm of {sweep}: a, b\n"
 
