@@ -1,5 +1,6 @@
 """The `aiqn` command: each command parses, calls one function and prints. Heavy imports happen inside."""
 
+import json
 import os
 import sys
 from contextlib import suppress
@@ -20,6 +21,7 @@ from orchestrator.outcome import (
 )
 from orchestrator.submit import Target
 from orchestrator.trial_commands import trial_app
+from orchestrator.words import HELP, Commands, runs_that_begin, trials_of_run
 
 if TYPE_CHECKING:
     from orchestrator.plan import Rates
@@ -30,21 +32,40 @@ app = typer.Typer(
     name="aiqn",
     help="Compare generative models, each tuned with the same budget, from one sweep file.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The images on your disk.")
+data_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, help="The images on your disk.")
 app.add_typer(data_app, name="data")
 app.add_typer(trial_app)
 
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.", autocompletion=runs_that_begin),
+]
+
+
+def print_version(asked: bool) -> None:
+    """Print our version, and that of Python, and end."""
+    if asked:
+        import platform
+        from importlib.metadata import PackageNotFoundError, version
+
+        with suppress(PackageNotFoundError):
+            print(f"aiqn {version('aiqn')} (Python {platform.python_version()})")
+        raise typer.Exit
 
 
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """Compare generative models, each tuned with the same budget, from one sweep file."""
 
 
@@ -72,9 +93,16 @@ def sweep(
             check_here(loaded, runs)
             return
         within_budget(loaded, runs, yes)
+        from orchestrator.notify import end_of, is_finished, notify
+        from orchestrator.runs import RunFolder
         from orchestrator.supervisor import supervise
 
-        raise typer.Exit(supervise(lambda: drive(loaded, runs)))
+        run = RunFolder(runs / loaded.name)
+        before = is_finished(run)
+        code = supervise(lambda: drive(loaded, runs))
+        if loaded.notify and (wrong := notify(loaded.notify, run, end_of(run, code, finished_before=before))):
+            print(wrong, file=sys.stderr)
+        raise typer.Exit(code)
 
 
 def drive(loaded: "Sweep", runs: Path) -> None:
@@ -152,7 +180,9 @@ def plan(
 
 @app.command()
 def report(
-    source: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or mlflow:EXPERIMENT.")],
+    source: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, or mlflow:EXPERIMENT.", autocompletion=runs_that_begin)
+    ],
     to: Annotated[str | None, typer.Option(metavar="DIR", help="Where to; else RUN/report or report-NAME.")] = None,
     uri: Annotated[
         str | None, typer.Option(metavar="URI", help="MLflow's store; else that of runs/NAME or $MLFLOW_TRACKING_URI.")
@@ -169,15 +199,25 @@ def report(
 
 
 @app.command()
-def status(run: RunArgument) -> None:
+def status(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every five seconds, until the end.")] = False,
+) -> None:
     """Say where a run stands: trials by state for each arm, best so far, failures by cause, tracking lag.
 
-    Example: aiqn status runs/quickstart
+    Example: aiqn status runs/quickstart --watch
     """
-    with plain_errors():
-        from orchestrator.status import status_lines
+    with plain_errors(), suppress(KeyboardInterrupt):
+        from orchestrator.status import looks, status_facts, status_lines
 
-        print("\n".join(status_lines(run)))
+        for _ in looks(run) if watch else (None,):
+            if as_json:
+                print(json.dumps(status_facts(run)), flush=True)
+                continue
+            if watch and sys.stdout.isatty():
+                print("\x1b[H\x1b[2J", end="")  # the screen is cleared
+            print("\n".join(status_lines(run)), flush=True)
 
 
 @app.command()
@@ -214,7 +254,8 @@ def submit(
 def stop(
     run: RunArgument,
     trial: Annotated[
-        str | None, typer.Argument(metavar="[TRIAL]", help="Only this one, for example cnn-search-3.")
+        str | None,
+        typer.Argument(metavar="[TRIAL]", help="Only this one, as cnn-search-3.", autocompletion=trials_of_run),
     ] = None,
 ) -> None:
     """Stop a running sweep, or one of its trials, after the current evaluation; to continue, run the sweep again.
@@ -234,7 +275,8 @@ def stop(
 def retry(
     run: RunArgument,
     trials: Annotated[
-        list[str] | None, typer.Argument(metavar="[TRIAL ...]", help="Only these, for example cnn-search-3.")
+        list[str] | None,
+        typer.Argument(metavar="[TRIAL ...]", help="Only these, as cnn-search-3.", autocompletion=trials_of_run),
     ] = None,
     cause: Annotated[
         str | None, typer.Option(metavar="CAUSE", help="Only those that ended of it, as `aiqn status` names it.")

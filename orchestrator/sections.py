@@ -174,6 +174,8 @@ class OwnSections(Section):
     budget: Budget = Budget()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
+    notify: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """A command, word for word, that is run once when the sweep has ended or stopped: see the README."""
 
     @field_validator("name")
     @classmethod
@@ -207,6 +209,7 @@ class Sweep:
     budget: Budget
     tracking: Tracking
     cluster: Cluster
+    notify: tuple[str, ...] = ()
     code: Code | None = None  # somebody's own, imported
 
     def config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:

@@ -92,7 +92,7 @@ def _own_sections(document: Document, arms: dict[str, Arm]) -> OwnSections:
             if all(mistake.path != path for mistake in document.mistakes):  # such as a variable that is not there
                 document.complain(path, _message(detail))
             section, *keys = detail["loc"]
-            if keys and section in good:
+            if keys and isinstance(good.get(section), dict):
                 good[section] = {key: value for key, value in good[section].items() if key != keys[0]}
             elif section != "name":
                 good.pop(section, None)
