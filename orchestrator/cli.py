@@ -180,8 +180,11 @@ def plan(
 
 @app.command()
 def report(
-    source: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, or mlflow:EXPERIMENT.", autocompletion=runs_that_begin)
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN ...", help="Run folders, or one mlflow:EXPERIMENT.", autocompletion=runs_that_begin
+        ),
     ],
     to: Annotated[str | None, typer.Option(metavar="DIR", help="Where to; else RUN/report or report-NAME.")] = None,
     uri: Annotated[
@@ -195,7 +198,12 @@ def report(
     with plain_errors():
         from reports.html import write_report
 
-        print(write_report(source, named_folder(to), uri))
+        if len(sources) == 1:
+            print(write_report(sources[0], named_folder(to), uri))
+            return
+        from reports.several import write_several
+
+        print(write_several(sources, named_folder(to) or Path("report-several")))
 
 
 @app.command()
@@ -209,6 +217,7 @@ def status(
     Example: aiqn status runs/quickstart --watch
     """
     with plain_errors(), suppress(KeyboardInterrupt):
+        from orchestrator.overview import overview_lines
         from orchestrator.status import looks, status_facts, status_lines
 
         for _ in looks(run) if watch else (None,):
@@ -217,7 +226,7 @@ def status(
                 continue
             if watch and sys.stdout.isatty():
                 print("\x1b[H\x1b[2J", end="")  # the screen is cleared
-            print("\n".join(status_lines(run)), flush=True)
+            print("\n".join(overview_lines(run) or status_lines(run)), flush=True)
 
 
 @app.command()
@@ -316,6 +325,21 @@ def ui(
         from orchestrator.tracking.server import serve
 
         serve(run, host, port)
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|RUNS", help="A run folder, or a folder of them.")],
+    port: Annotated[int, typer.Option(help="The port to listen on, on this machine alone.")] = 5001,
+) -> None:
+    """Serve the page of a running sweep as it grows, or an index of all sweeps in a folder.
+
+    Example: aiqn watch runs/quickstart
+    """
+    with plain_errors():
+        from reports.watching import watch as serve_pages
+
+        serve_pages(folder, port)
 
 
 @app.command()

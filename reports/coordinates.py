@@ -1,7 +1,8 @@
 """Parallel coordinates: every configuration of an arm as a line through its parameters to its score."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import altair as alt
@@ -12,12 +13,14 @@ from reports.curves import LOG_RATIO
 from reports.figures import GRID, HEIGHT, INK, PAPER, WIDTH, Figure, color, styled, write_chart
 from reports.results import Metric, Results
 from reports.rounding import configuration, parameter, rounded
+from reports.searched import Scale, scales
 
 FEWEST = 8  # trials below which nothing is drawn
 MOST = 160  # lines; more cover each other
 BEST = 0.1  # the share of trials drawn in the arm's colour
 ABSENT = -0.13  # where a line passes a parameter that its trial does not have
 WIDE = 2 * WIDTH
+UNKNOWN: Mapping[str, Scale] = MappingProxyType({})  # nothing is recorded of the space
 
 
 def parallel_figures(results: Results, folder: Path) -> dict[str, Figure]:
@@ -25,7 +28,8 @@ def parallel_figures(results: Results, folder: Path) -> dict[str, Figure]:
     figures = {}
     for index, arm in enumerate(results.arms):
         found = [outcome for outcome in outcomes(results, arm) if outcome.value is not None]
-        chart = parallel_chart(found, results.objective, color(index)[0]) if len(found) >= FEWEST else None
+        enough, known = len(found) >= FEWEST, scales(results, arm)
+        chart = parallel_chart(found, results.objective, color(index)[0], known) if enough else None
         if chart is not None:
             name = f"parallel-{arm}{results.suffix}"
             figures[arm] = Figure(name, f"{arm}: configurations", caption(found), write_chart(chart, name, folder))
@@ -42,9 +46,9 @@ def caption(found: Sequence[Outcome]) -> str:
     return f"{evenly}; the best {BEST:.0%} in colour. The last axis is the score, best at the top."
 
 
-def parallel_chart(found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
+def parallel_chart(found: Sequence[Outcome], metric: Metric, tone: str, known: Mapping[str, Scale] = UNKNOWN) -> Any:
     """Lines from axis to axis, the best on top; None where no parameter varies."""
-    axes = axes_of(found, metric)
+    axes = axes_of(found, metric, known)
     if len(axes) < 2:
         return None
     order = sorted(range(len(found)), key=lambda i: (metric.key(found[i].value or 0.0), found[i].number))
@@ -81,15 +85,16 @@ def parallel_chart(found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
     return styled(alt.layer(*layers).properties(width=WIDE, height=HEIGHT))
 
 
-def axes_of(found: Sequence[Outcome], metric: Metric) -> list[dict[str, Any]]:
+def axes_of(found: Sequence[Outcome], metric: Metric, known: Mapping[str, Scale] = UNKNOWN) -> list[dict[str, Any]]:
     """The parameters that vary, then the score: name, position of each trial (None: not there), labels at positions."""
     axes = []
     for name in dict.fromkeys(name for outcome in found for name in outcome.run.params):
         values = [outcome.run.params.get(name) for outcome in found]
-        known = [value for value in values if value is not None]
-        if len({str(value) for value in known}) > 1:
-            axis = _numbers(name, values) if all(map(is_number, known)) else _words(name, values)
-            axes.append(axis | ({} if len(known) == len(values) else {"marks": [*axis["marks"], (ABSENT, "none")]}))
+        there = [value for value in values if value is not None]
+        if len({str(value) for value in there}) > 1:
+            numbers = all(map(is_number, there))
+            axis = _numbers(name, values, scale=known.get(name)) if numbers else _words(name, values)
+            axes.append(axis | ({} if len(there) == len(values) else {"marks": [*axis["marks"], (ABSENT, "none")]}))
     scores = [outcome.value for outcome in found]
     score = _numbers(metric.name, scores, ratio=LOG_RATIO)
     if metric.lower_is_better:
@@ -98,14 +103,26 @@ def axes_of(found: Sequence[Outcome], metric: Metric) -> list[dict[str, Any]]:
     return [*axes, score]
 
 
-def _numbers(name: str, values: Sequence[float | None], ratio: float | None = None) -> dict[str, Any]:
+def _numbers(
+    name: str, values: Sequence[float | None], ratio: float | None = None, scale: Scale | None = None
+) -> dict[str, Any]:
     known = sorted({value for value in values if value is not None})
-    if ratio is None and len(known) <= 10:  # choices: evenly spaced, since 0 has no place on a logarithmic axis
+    choices = not scale.continuous if scale is not None else len(known) <= 10
+    if ratio is None and choices:  # evenly spaced, since 0 has no place on a logarithmic axis
         return _words(name, values)
     log = logarithmic(known) if ratio is None else known[0] > 0 and known[-1] > ratio * known[0]
+    if scale is not None and scale.log is not None:
+        log = scale.log and known[0] > 0
     middle = (known[0] * known[-1]) ** 0.5 if log else (known[0] + known[-1]) / 2
-    marks = [(place, parameter(float(value))) for place, value in ((0.0, known[0]), (0.5, middle), (1.0, known[-1]))]
+    words = parameter if ratio is None else rounded_score
+    marks = [(place, words(float(value))) for place, value in ((0.0, known[0]), (0.5, middle), (1.0, known[-1]))]
     return {"name": name, "positions": positions(values, log), "marks": marks}
+
+
+def rounded_score(value: float) -> str:
+    """A score beside an axis: whole numbers keep their digits, "1,310" and not "1.31e+03"."""
+    text = parameter(value)
+    return rounded(value, 3) if "e" in text else text
 
 
 def _words(name: str, values: Sequence[Any]) -> dict[str, Any]:

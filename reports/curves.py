@@ -10,7 +10,7 @@ import altair as alt
 import pandas as pd
 
 from orchestrator.runs import Run, write_bytes
-from reports.figures import HEIGHT, MUTED, SHAPES, WIDTH, Figure, color, styled, write_chart
+from reports.figures import HEIGHT, MUTED, PAPER, SHAPES, WIDTH, Figure, color, styled, write_chart
 from reports.formats import csv_text, parquet_bytes
 from reports.results import Metric, Results, chosen_finals, final_groups, finite, last_value
 from reports.rounding import configuration, rounded
@@ -20,7 +20,8 @@ Axis = Literal["step", "seconds"]
 AXES: dict[Axis, str] = {"step": "training steps", "seconds": "seconds of training and evaluation"}
 
 SEARCH_LINES = 40  # of each arm; more are hard to read, and slow as PNG
-LEVEL_ROOM = 13  # pixels between the names of two dashed lines
+LEVEL_ROOM = 15  # pixels between the names of two dashed lines
+FLATTENED = 1.4  # by so much untrained scores may stretch the axis
 LOG_RATIO = 4.0  # a logarithmic y axis where the largest value is more than so many times the smallest
 COLUMNS = ["arm", "kind", "line", "step", "seconds", "value", "low", "high", "title", "label", "point"]
 
@@ -135,9 +136,13 @@ def learning_chart(
     levels: Mapping[str, float] = MappingProxyType({}),
 ) -> Any:
     """Search trials faint, finals bold with a band from the smallest to the largest seed; `levels` as dashed lines."""
-    low, high = min([frame["low"].min(), *levels.values()]), max([frame["high"].max(), *levels.values()])
+    seen = trained_part(frame)
+    low, high = min([seen["low"].min(), *levels.values()]), max([seen["high"].max(), *levels.values()])
     logarithmic = low > 0 and high / low > LOG_RATIO
     scale = alt.Scale(type="log" if logarithmic else "linear", zero=False, nice=not logarithmic, padding=8)
+    cut: dict[str, Any] = {}  # lines come from beyond the axis
+    if len(seen) < len(frame):
+        scale.domain, cut = [low, high], {"clip": True}
     finals = bool((frame["kind"] == "final").any())
     domain = list(arms)
     base = alt.Chart(frame).encode(
@@ -163,26 +168,29 @@ def learning_chart(
         base.transform_filter(alt.datum.kind == kind) for kind in ("search", "other final", "final")
     )
     layers = [
-        search.mark_line(strokeWidth=1.2, strokeOpacity=faint),
+        search.mark_line(strokeWidth=1.2, strokeOpacity=faint, **cut),
         search.transform_filter(alt.datum.point)
-        .mark_point(filled=True, size=14, opacity=1, fillOpacity=faint + 0.2)
+        .mark_point(filled=True, size=14, opacity=1, fillOpacity=faint + 0.2, **cut)
         .encode(**point),
-        final.mark_area(opacity=1, fillOpacity=0.16).encode(y=alt.Y("low:Q", title=None), y2="high:Q"),
-        other.mark_line(strokeWidth=1.6, opacity=0.7),
-        final.mark_line(strokeWidth=2.6),
-        final.mark_point(filled=True, size=46, opacity=1).encode(**point),
+        final.mark_area(opacity=1, fillOpacity=0.16, **cut).encode(y=alt.Y("low:Q", title=None), y2="high:Q"),
+        other.mark_line(strokeWidth=1.6, opacity=0.7, **cut),
+        final.mark_line(strokeWidth=2.6, **cut),
+        final.mark_point(filled=True, size=46, opacity=1, **cut).encode(**point),
     ]
     if levels:
-        layers = [*level_layers(levels, low, high, logarithmic, scale), *layers]
+        rules, *names = level_layers(levels, low, high, logarithmic, scale)
+        layers = [rules, *layers, *names]  # names on top: a curve through one makes another number of it
     better = "lower is better" if metric.lower_is_better else "higher is better"
-    title = alt.TitleParams(metric.name, subtitle=better + (", logarithmic axis" if logarithmic else ""))
+    title = alt.TitleParams(
+        f"{metric.name} by {AXES[axis]}", subtitle=better + (", logarithmic axis" if logarithmic else "")
+    )
     return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 
 
 def level_layers(
     levels: Mapping[str, float], low: float, high: float, logarithmic: bool, scale: alt.Scale
 ) -> list[Any]:
-    """A dashed line for each level, with its name above it where there is room."""
+    """A dashed line for each level; then, with a rim of paper, the names of those that have room above them."""
     place = math.log if logarithmic else float
     room, named = LEVEL_ROOM * (place(high) - place(low)) / HEIGHT, list[float]()
     rows = []
@@ -192,12 +200,23 @@ def level_layers(
         label = f"{name}: {rounded(value)}"
         rows.append({"value": value, "name": name if clear else "", "label": label})
     base = alt.Chart(pd.DataFrame(rows)).encode(y=alt.Y("value:Q", title=None, scale=scale), description="label:N")
+    text: dict[str, Any] = {"align": "right", "baseline": "bottom", "dy": -1, "fontSize": 12}
+    put: dict[str, Any] = {"x": alt.value(WIDTH), "text": "name:N"}
     return [
         base.mark_rule(strokeDash=[3, 3], strokeWidth=1, color=MUTED, opacity=0.7),
-        base.mark_text(align="right", baseline="bottom", dy=-1, fontSize=10.5, color=MUTED).encode(
-            x=alt.value(WIDTH), text="name:N"
-        ),
+        base.mark_text(**text, color=PAPER, stroke=PAPER, strokeWidth=4, aria=False).encode(**put),
+        base.mark_text(**text, color=MUTED, aria=False).encode(**put),
     ]
+
+
+def trained_part(frame: pd.DataFrame) -> pd.DataFrame:
+    """The points that the axis is made for: without those at step 0, where these would flatten all others."""
+    rest, (low, high) = frame[frame["step"] > 0], (frame["low"].min(), frame["high"].max())
+    place = math.log if low > 0 and high / low > LOG_RATIO else float
+    spans = [place(part["high"].max()) - place(part["low"].min()) if len(part) else 0.0 for part in (rest, frame)]
+    if len(rest) == len(frame) or rest["step"].nunique() < 2 or not spans[0] > 0 or spans[1] <= FLATTENED * spans[0]:
+        return frame
+    return rest
 
 
 def learning_figures(results: Results, folder: Path) -> list[Figure]:
@@ -226,8 +245,16 @@ def caption(results: Results, metric: Metric, frame: pd.DataFrame, lines: Mappin
         evenly = ", evenly spaced by rank" if drawn < measured else ""
         parts.append(f"{drawn} of {len(runs)} search trials of {arm}{evenly}")
     told = ["; ".join(parts) + "."]
+    if len(trained_part(frame)) < len(frame):
+        before = frame[frame["step"] == 0]["value"]
+        told.append(f"Untrained ({_span(before.min(), before.max())} at step 0) is beyond the axis.")
     if lines:
         told.append(f"Dashed: {', '.join(f'{name} {rounded(value)}' for name, value in lines.items())}.")
     if not metric.comparable:
         told.append(f"Arms cannot be compared here: {metric.why}.")
     return " ".join(told)
+
+
+def _span(low: float, high: float) -> str:
+    first, last = rounded(low), rounded(high)
+    return first if first == last else f"{first} to {last}"

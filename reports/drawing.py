@@ -122,7 +122,34 @@ def _titled(svg: str, name: str) -> ElementTree.Element:
                 element.attrib[key] = f"url(#{ids[reference[1]]})"
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
+    for element in root.iter():
+        _compact(element)
     return root
+
+
+INHERITED = ("fill", "stroke", "stroke-width", "fill-opacity", "stroke-opacity")  # from a group to what is in it
+
+
+def _compact(element: ElementTree.Element) -> None:
+    """Say once what all marks of a group share, and places to a hundredth of a pixel: hundreds of points are drawn."""
+    for key in ("transform", "d"):
+        if key in element.attrib:
+            element.attrib[key] = PLACES.sub(
+                lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), element.attrib[key]
+            )
+    if element.attrib.get("opacity") == "1":
+        del element.attrib["opacity"]
+    if element.tag != "g" or len(element) < 2 or any(child.tag != "path" for child in element):
+        return
+    for key in INHERITED:
+        values = {child.attrib.get(key) for child in element}
+        if len(values) == 1 and None not in values and key not in element.attrib:
+            element.attrib[key] = str(values.pop())
+            for child in element:
+                del child.attrib[key]
+
+
+PLACES = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 
 
 def _sorted_resources(pdf: bytes) -> bytes:

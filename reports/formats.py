@@ -74,7 +74,7 @@ def parquet_bytes(data: pd.DataFrame) -> bytes:
 def to_markdown(table: Table) -> str:
     """A pipe table with its notes below."""
     if table.shown.empty:
-        return f"{markdown(table.title)}: none.\n"
+        return f"{markdown(table.title)}: {markdown(table.empty)}.\n"
     columns = list(table.shown.columns)
     rule = [":--" if column in table.text else "--:" for column in columns]
     cells = _cells(table, markdown, lambda text: f"**{text}**")

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from orchestrator.runs import RunFolder, write_bytes
 from reports import tables
 from reports.answer import answer
+from reports.browse import every_trial, size_table
 from reports.comparison import comparison, published
 from reports.coordinates import parallel_figures
 from reports.curves import learning_figures, write_points
@@ -27,12 +29,25 @@ from reports.rung_tables import loss_table, rung_settings, rung_table
 from reports.scale import baseline_table
 from reports.search_figures import effect_figures, search_figures
 from reports.search_tables import budget_table, choice_table, importance_table, top_configurations, verdict_table
+from reports.searched import space_table
 from reports.tables import Table
 from reports.templates import environment
 from reports.terminal import terminal_text
 from reports.trial_page import sample_grid, sample_steps, write_trial_pages
 
 STRIP = 6  # sample grids of a strip over training
+SCRIPTS = ("hover.js", "trials.js")
+CONTENTS = {
+    "comparison": "Comparison",
+    "curves": "Learning curves",
+    "samples": "Samples",
+    "search": "The search",
+    "configurations": "Best configurations",
+    "trials": "Every trial",
+    "cost": "Cost",
+    "provenance": "Provenance",
+    "reproduce": "Reproduce",
+}
 LONG = 12  # rows above which the list of trials that did not complete is folded
 
 
@@ -89,7 +104,9 @@ def _write_page(results: Results, folder: Path) -> Path:
         pages=write_trial_pages(results, folder),
         long=LONG,
         strip=STRIP,
-        script=(script := (Path(__file__).parent / "hover.js").read_text(encoding="utf-8")),
+        contents=CONTENTS,
+        every=every_trial(results),
+        script=(script := page_script()),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         date=datetime.fromtimestamp(results.created, UTC).strftime("%-d %B %Y") if results.created else None,
     )
@@ -101,6 +118,11 @@ def _write_page(results: Results, folder: Path) -> Path:
     return folder / "index.html"
 
 
+def page_script() -> str:
+    """The one script of the page."""
+    return "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in SCRIPTS)
+
+
 def all_tables(results: Results) -> list[Table]:
     """Every table of the report, in the order of the page."""
     tops = [top_configurations(results, arm) for arm in results.arms]
@@ -109,7 +131,7 @@ def all_tables(results: Results) -> list[Table]:
         table(view, arm) for view in results.views for arm in results.arms for table in (importance_table, choice_table)
     ]
     rest = [tables.counts, tables.incidents, tables.cost, tables.plan_and_actual, tables.provenance]
-    rest += [tables.reproduction, tables.trials]
+    rest += [tables.reproduction, tables.trials, space_table, size_table]
     return [
         comparison(results),
         baseline_table(results),
@@ -173,7 +195,16 @@ def _template() -> jinja2.Template:
     pages.filters["columns"] = columns
     pages.filters["agreed"] = agreed
     pages.filters["inline"] = Markup  # figures and our script only: nothing in them is from outside unescaped
+    pages.filters["sized"] = sized
     return pages.get_template("report.html.j2")
+
+
+def sized(svg: Any) -> Markup:
+    """A figure that says how wide it was drawn, so that words have one size in all of them."""
+    return Markup(VIEW.sub(r'style="--w:\1px" \g<0>', str(Markup(svg)), count=1))  # noqa: S704  drawn by us
+
+
+VIEW = re.compile(r'viewBox="0 0 ([0-9.]+) [0-9.]+"')
 
 
 def agreed(table: Table) -> dict[str, str]:

@@ -11,6 +11,7 @@ from orchestrator import shapes
 from orchestrator.fronts import Costs, fronts
 from orchestrator.objectives import Facts, facts_of
 from orchestrator.runs import DAMAGED, FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives, read_json
+from orchestrator.stores import without_password
 
 STAGES = ("search", "final")
 
@@ -59,6 +60,7 @@ class Results:
     others: list[Metric] = field(default_factory=list)  # measured, and in no table of their own
     baselines: list[dict[str, Any]] = field(default_factory=list)  # what trivial generators score (see RunFolder)
     sweep: dict[str, Any] = field(default_factory=dict)  # as resolved, from sweep.json
+    file: str = ""  # the text of the sweep file, where it is there
     suffix: str = ""  # of the names of tables and figures that look at another objective than the first
 
     @property
@@ -113,7 +115,15 @@ def read_results(run_folder: Path | str) -> Results:
     runs, folder = load_runs(run_folder), RunFolder(Path(run_folder))
     plan = read_json(folder.plan, shapes.PLAN)
     results = results_of(folder.read_sweep(), runs, folder.real, plan, str(folder.sweep_json))
-    return replace(results, baselines=folder.read_baselines())
+    return replace(results, baselines=folder.read_baselines(), file=sweep_text(folder))
+
+
+def sweep_text(folder: RunFolder) -> str:
+    """The sweep file as it was written, without the passwords of addresses; "" where there is none."""
+    try:
+        return without_password(folder.sweep_yaml.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
 
 
 def results_of(

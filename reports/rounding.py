@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from reports.results import Summary
 
 MISSING = "—"
+NOTHING = 1e-12  # below it a score is what floating point leaves of 0
 LONGEST = 1e15  # from here on all digits before the point say nothing more than the power of ten
 
 
@@ -15,7 +16,9 @@ def rounded(value: float | None, digits: int = 4) -> str:
     """A number with `digits` significant digits; digits before the point are all kept."""
     if value is None or not math.isfinite(value):
         return MISSING
-    if value != 0 and not 1e-4 <= abs(value) < LONGEST:
+    if abs(value) < NOTHING:
+        return "0"
+    if not 1e-4 <= abs(value) < LONGEST:
         return f"{value:.{digits - 1}e}"
     number = Decimal(repr(float(value)))
     return f"{_at(number, min(0, number.adjusted() - digits + 1) if number else 0):,f}"

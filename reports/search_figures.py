@@ -1,6 +1,6 @@
 """Figures of the search: best so far, best of a smaller budget, robustness, and the effect of each parameter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from reports.analysis import ROUND, Outcome, best_of, best_so_far, is_number, lo
 from reports.figures import HEIGHT, MUTED, WIDTH, Figure, color, styled, write_chart
 from reports.results import Metric, Results
 from reports.rounding import configuration, parameter, rounded
+from reports.searched import Scale, scales
 
 LOG_RATIO = 4.0
 MOST_BUDGETS = 60  # points of the best-of-n curve
@@ -23,11 +24,12 @@ COLUMNS = 3  # of small figures; as wide together as parallel coordinates
 def search_figures(results: Results, folder: Path) -> list[Figure]:
     """Figures of the search over all arms; their files are written to `folder`."""
     metric, found = results.objective, {arm: outcomes(results, arm) for arm in results.arms}
-    drawings = [
-        ("search-order", f"{metric.name} of every search trial in order", order_chart(found, metric), ORDER),
-        ("search-budget", f"Best {metric.name} of a smaller budget", budget_chart(found, metric), BUDGET),
-        ("search-robustness", f"{metric.name} over all configurations", robustness_chart(found, metric), ROBUSTNESS),
+    makers = [
+        ("search-order", f"{metric.name} of every search trial in order", order_chart, ORDER),
+        ("search-budget", f"Best {metric.name} of a smaller budget", budget_chart, BUDGET),
+        ("search-robustness", f"{metric.name} over all configurations", robustness_chart, ROBUSTNESS),
     ]
+    drawings = [(name, title, make(found, metric, title), caption) for name, title, make, caption in makers]
     return [
         Figure(name + results.suffix, title, caption, write_chart(chart, name + results.suffix, folder))
         if chart is not None
@@ -49,7 +51,11 @@ def effect_figures(results: Results, folder: Path) -> dict[str, Figure]:
     figures = {}
     for index, arm in enumerate(results.arms):
         found = [outcome for outcome in outcomes(results, arm) if outcome.value is not None]
-        chart = effect_chart(found, results.objective, color(index)[0]) if len(found) >= FEWEST else None
+        chart = (
+            effect_chart(found, results.objective, color(index)[0], scales(results, arm))
+            if len(found) >= FEWEST
+            else None
+        )
         if chart is not None:
             name = f"effects-{arm}{results.suffix}"
             title = f"{arm}: effect of each parameter" + (f" on {results.objective.name}" if results.suffix else "")
@@ -63,7 +69,7 @@ EFFECTS = (
 )
 
 
-def order_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
+def order_chart(found: dict[str, list[Outcome]], metric: Metric, title: str) -> Any:
     """Values in the order of the trials, with the best so far as a step line; None where there is no value."""
     rows: list[dict[str, Any]] = []
     for arm, trials in found.items():
@@ -80,13 +86,15 @@ def order_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     ticks = sorted({1, *range(step, last + 1, step)})
     x = alt.X("number:Q", scale=alt.Scale(nice=False), axis=_axis("search trial", values=ticks, format=",d"))
     base = alt.Chart(frame).encode(x=x, color=_colors(list(found)))
-    points = base.transform_filter("isValid(datum.value)").mark_point(filled=True, size=22, opacity=0.5)
+    points = base.transform_filter("isValid(datum.value)").mark_point(filled=True, size=22, opacity=1, fillOpacity=0.5)
     line = base.transform_filter("isValid(datum.best)").mark_line(interpolate="step-after", strokeWidth=2.2, aria=False)
     y = _y("value:Q", frame["value"])
-    return _drawn([line.encode(y=_y("best:Q", frame["value"])), points.encode(y=y, description="label:N")], metric)
+    return _drawn(
+        [line.encode(y=_y("best:Q", frame["value"])), points.encode(y=y, description="label:N")], metric, title
+    )
 
 
-def budget_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
+def budget_chart(found: dict[str, list[Outcome]], metric: Metric, title: str) -> Any:
     """Median and band of the best of n; None where there is no value."""
     rows: list[dict[str, Any]] = []
     for arm, trials in found.items():
@@ -108,7 +116,7 @@ def budget_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
         base.mark_line(strokeWidth=2.2, aria=False).encode(y=_y("median:Q", both)),
         base.mark_point(filled=True, size=16, opacity=1).encode(y=_y("median:Q", both), description="label:N"),
     ]
-    return _drawn(layers, metric)
+    return _drawn(layers, metric, title)
 
 
 def budgets(total: int) -> list[int]:
@@ -118,14 +126,13 @@ def budgets(total: int) -> list[int]:
     return sorted({round(total ** (i / (MOST_BUDGETS - 1))) for i in range(MOST_BUDGETS)})
 
 
-def robustness_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
+def robustness_chart(found: dict[str, list[Outcome]], metric: Metric, title: str) -> Any:
     """The share of trials at least as good as each value; None where there is no value."""
     rows: list[dict[str, Any]] = []
     for arm, trials in found.items():
         valued = sorted((metric.key(trial.value), trial.number, trial) for trial in trials if trial.value is not None)
         for rank, (_, _, trial) in enumerate(valued, start=1):
-            label = f"{trial.run.id}, {rank} of {len(trials)}\n{configuration(trial.run.params)}"
-            label += f"\n{metric.name} {rounded(trial.value)}"
+            label = f"{trial.run.id}, {rank} of {len(trials)}\n{metric.name} {rounded(trial.value)}"
             rows.append({"arm": arm, "value": trial.value, "share": rank / len(trials), "label": label})
     frame = pd.DataFrame(rows)
     if frame.empty:
@@ -136,29 +143,34 @@ def robustness_chart(found: dict[str, list[Outcome]], metric: Metric) -> Any:
     y = alt.Y("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
     scale = _scale(frame["value"], reverse=not metric.lower_is_better)
     x = alt.X("value:Q", scale=scale, axis=_axis(metric.label, labelOverlap="greedy", format="~r"))
-    return _drawn([layer.encode(x=x, y=y, color=_colors(list(found))) for layer in (line, points)], metric)
+    return _drawn([layer.encode(x=x, y=y, color=_colors(list(found))) for layer in (line, points)], metric, title)
 
 
-def effect_chart(found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
-    """Small figures side by side, the objective against one parameter each; None where nothing varies."""
+def effect_chart(found: Sequence[Outcome], metric: Metric, tone: str, known: Mapping[str, Scale]) -> Any:
+    """Small figures side by side, the objective against one parameter each; None where nothing varies.
+
+    `known` is what the space says of the parameters; of another, few values are choices and many are a range.
+    """
     names = dict.fromkeys(name for outcome in found for name in outcome.run.params)
-    small = [chart for name in names if (chart := _effect(name, found, metric, tone)) is not None]
+    small = [chart for name in names if (chart := _effect(name, found, metric, tone, known.get(name))) is not None]
     if not small:
         return None
     return styled(alt.concat(*small, columns=COLUMNS, spacing=28))
 
 
-def _effect(name: str, found: Sequence[Outcome], metric: Metric, tone: str) -> Any:
+def _effect(name: str, found: Sequence[Outcome], metric: Metric, tone: str, scale: Scale | None) -> Any:
     rows = []
     for outcome in found:
         if name in outcome.run.params:
-            label = f"{outcome.run.id}\n{configuration(outcome.run.params)}\n{metric.name} {rounded(outcome.value)}"
+            label = f"{outcome.run.id}\n{name} = {parameter(outcome.run.params[name])}"
+            label += f"\n{metric.name} {rounded(outcome.value)}"
             rows.append({"x": outcome.run.params[name], "value": outcome.value, "label": label})
     frame = pd.DataFrame(rows)
     if frame.empty or frame["x"].astype(str).nunique() < 2:
         return None
-    # few distinct values are choices, also where they are numbers
-    choices = frame["x"].nunique() <= BINS or not all(map(is_number, frame["x"]))
+    numbers = all(map(is_number, frame["x"]))
+    continuous = scale.continuous if scale is not None else frame["x"].astype(str).nunique() > BINS
+    choices = not (continuous and numbers)
     if choices:
         order = sorted(
             frame["x"].unique(), key=lambda value: (not is_number(value), value if is_number(value) else str(value))
@@ -174,22 +186,23 @@ def _effect(name: str, found: Sequence[Outcome], metric: Metric, tone: str) -> A
         medians = frame.groupby("x", sort=False)["value"].median().reset_index()
         bars = alt.Chart(medians).mark_tick(thickness=2.4, size=26, color=tone, aria=False).encode(x=x)
     else:
-        log = logarithmic(frame["x"].tolist())
-        scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=6)
-        x = alt.X("x:Q", title=name, scale=scale, axis=alt.Axis(grid=False, tickCount=4, format="~g"))
-        bins = pd.qcut(frame["x"], min(BINS, len(frame) // 4), duplicates="drop")
+        values = frame["x"].tolist()
+        log = logarithmic(values) if scale is None or scale.log is None else scale.log and min(values) > 0
+        axis = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=6)
+        x = alt.X("x:Q", title=name, scale=axis, axis=alt.Axis(grid=False, tickCount=4, format="~g"))
+        bins = pd.qcut(frame["x"], max(1, min(BINS, len(frame) // 4)), duplicates="drop")
         groups = frame.groupby(bins, observed=True)
         medians = pd.DataFrame({"x": groups["x"].min(), "x2": groups["x"].max(), "value": groups["value"].median()})
         bars = alt.Chart(medians).mark_rule(strokeWidth=2.4, color=tone, aria=False).encode(x=x, x2="x2:Q")
     y = _y("value:Q", frame["value"])
-    points = alt.Chart(frame).mark_point(filled=True, size=16, opacity=0.45, color=tone)
+    points = alt.Chart(frame).mark_point(filled=True, size=16, opacity=1, fillOpacity=0.45, color=tone)
     layers = alt.layer(points.encode(x=x, y=y, description="label:N"), bars.encode(y=y))
     return layers.properties(width=WIDTH * 0.62, height=HEIGHT * 0.7)
 
 
-def _drawn(layers: list[Any], metric: Metric) -> Any:
+def _drawn(layers: list[Any], metric: Metric, words: str) -> Any:
     subtitle = "lower is better" if metric.lower_is_better else "higher is better"
-    title = alt.TitleParams(metric.name, subtitle=subtitle)
+    title = alt.TitleParams(words, subtitle=subtitle)
     return styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchestrator.runs import FINISHED
 from reports.analysis import BUDGETS, Outcome, best_of, importances, is_number, outcomes
 from reports.results import Metric, Results, active_seconds, final_groups, last_value, ranked
 from reports.rounding import MISSING, p_value, parameter, plural, rounded, seconds, with_interval
+from reports.searched import scales
 from reports.tables import Table
 from reports.verdict import LEVEL, Comparison, State, Verdict, compare
 
@@ -33,9 +35,10 @@ def verdict_table(results: Results) -> Table:
 
 
 def _verdict_text(verdict: Verdict, name: str) -> dict[str, str]:
-    ahead, interval, reached = rounded(verdict.difference), MISSING, MISSING
+    ahead, interval, reached, sooner = rounded(verdict.difference), MISSING, MISSING, MISSING
     if verdict.difference is not None:
         reached = f"after {verdict.reached_at:.0%} of its steps" if verdict.reached_at is not None else "never"
+        sooner = MISSING if verdict.reached_time is None else f"{verdict.reached_time:.0%}"
         if verdict.low is not None and verdict.high is not None:
             ahead, interval = with_interval(verdict.difference, verdict.low, verdict.high)
     return {
@@ -45,6 +48,7 @@ def _verdict_text(verdict: Verdict, name: str) -> dict[str, str]:
         "95 % interval": interval,
         "p": MISSING if verdict.p is None else p_value(verdict.p, LEVEL),
         "Has the other's final score": reached,
+        "and of its time": sooner,
     }
 
 
@@ -84,8 +88,9 @@ def budget_table(results: Results) -> Table:
         rows.append(row)
         shown.append(text)
     title = f"Best {results.objective.name} of n search trials: median, and 10 % to 90 % of all draws"
+    why = "no search trial has ended yet"
     columns = ["trials", *(f"{arm}_{part}" for arm in results.arms for part in ("low", "median", "high"))]
-    return Table(f"budget{results.suffix}", title, pd.DataFrame(rows, columns=columns), pd.DataFrame(shown), ())
+    return Table(f"budget{results.suffix}", title, pd.DataFrame(rows, columns=columns), pd.DataFrame(shown), empty=why)
 
 
 def top_configurations(results: Results, arm: str, count: int = TOP) -> Table:
@@ -116,7 +121,13 @@ def top_configurations(results: Results, arm: str, count: int = TOP) -> Table:
     title = f"{arm}: best {len(runs)} of {len(ranked(results, arm))} completed search trials"
     words = tuple(key for key in keys if any(isinstance(run.params.get(key), str) for run in runs))
     data = pd.DataFrame(rows, columns=["rank", "trial", *(metric.name for metric in results.metrics), *keys])
-    return Table(f"top-{arm}", title, data, pd.DataFrame(shown), ("Trial", "Final", *words))
+    ended = sum(run.state in FINISHED for run in results.of(arm, "search"))
+    why = (
+        f"no trial of the {ended} that ended has reached its last step with a value"
+        if ended
+        else "no search trial has ended yet"
+    )
+    return Table(f"top-{arm}", title, data, pd.DataFrame(shown), ("Trial", "Final", *words), empty=why)
 
 
 def importance_table(results: Results, arm: str) -> Table:
@@ -137,14 +148,17 @@ def importance_table(results: Results, arm: str) -> Table:
 
 
 def choice_table(results: Results, arm: str) -> Table:
-    """How the search trials of each value of a parameter did, for parameters with few values."""
-    found, metric = outcomes(results, arm), results.objective
+    """How the search trials of each value of a parameter did, for choices and what else has few values.
+
+    A range has no row for each value, however few were tried.
+    """
+    found, metric, known = outcomes(results, arm), results.objective, scales(results, arm)
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = []
     notes: list[str] = []
     for name in dict.fromkeys(name for outcome in found for name in outcome.run.params):
         groups = by_value(found, name)
-        if not 2 <= len(groups) <= MOST_VALUES:
+        if not 2 <= len(groups) <= MOST_VALUES or (name in known and known[name].continuous):
             continue
         for value, values in groups.items():
             best, low, middle, high = (best_of(values, metric, 1, (q,))[0] for q in (0.0, 0.1, 0.5, 0.9))

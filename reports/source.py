@@ -16,7 +16,7 @@ from orchestrator.moved import bring_home
 from orchestrator.runs import TRIAL_ID, Damage, Run, RunFolder, RunFolderError, checked, read_json, run_of
 from orchestrator.stored import QUIET, RECORDED_TAG, STATUS_TAG, found_runs
 from orchestrator.stores import VARIABLE, default_uri, plain, store_of_run, without_password
-from reports.results import Results, results_of, shown_run
+from reports.results import Results, results_of, shown_run, sweep_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,12 +50,12 @@ def read_experiment(address: str, uri: str | None, scratch: Path) -> Results:
         parent = _parent(client, experiment.experiment_id, name, wanted)
         sweep = parent.data.tags["run_folder"]
         runs = list(_children(client, experiment.experiment_id, sweep))
-        for path in ("sweep.json", "plan.json", "real.png", "baselines.json"):
+        for path in ("sweep.json", "plan.json", "real.png", "baselines.json", "sweep.yaml"):
             _download(client, parent.info.run_id, path, scratch)
         recorded = read_json(scratch / "sweep.json") or {}
         plan = read_json(scratch / "plan.json", shapes.PLAN)
         results = results_of(recorded, _read(client, runs), scratch / "real.png", plan, f"{uri}, {name}")
-        results = replace(results, baselines=RunFolder(scratch).read_baselines())
+        results = replace(results, baselines=RunFolder(scratch).read_baselines(), file=sweep_text(RunFolder(scratch)))
         return _with_samples(client, results, {run.data.tags["trial"]: run.info.run_id for run in runs}, scratch)
     except MlflowException as error:
         raise RunFolderError(f"{without_password(uri)}: {plain(error, uri)}") from error

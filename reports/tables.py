@@ -37,6 +37,7 @@ class Table:
     settings: tuple[str, ...] = ()  # columns of `shown` that the page says once where all rows agree
     notes: tuple[str, ...] = ()
     strong: frozenset[tuple[int, str]] = frozenset()  # (row, column) of cells in `shown` to set in bold
+    empty: str = "none"  # why it has no rows, where it has none
 
 
 def counts(results: Results) -> Table:
@@ -96,6 +97,7 @@ def incidents(results: Results) -> Table:
         data,
         _capitalised(frame),
         ("Trial", "State", "Cause", "Message", "Log"),
+        empty="all so far reached their last step" if results.runs else "no trial has started yet",
     )
 
 
@@ -139,7 +141,8 @@ def cost(results: Results) -> Table:
     text[unit] = [rounded(value, 3) for value in data[unit.lower()]]
     data = data.rename(columns={key: f"{key}_seconds" for key in ("training", "evaluation", "total")})
     title = "Time spent in training and in evaluation, over all attempts"
-    return Table("cost", title, data, _capitalised(text.astype(str)), ("Arm", "Stage"))
+    words = ("Arm", "Stage")
+    return Table("cost", title, data, _capitalised(text.astype(str)), words, empty="no trial has started yet")
 
 
 def last_step(run: Run) -> int:

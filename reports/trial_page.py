@@ -20,7 +20,7 @@ GRIDS = 8  # pictures of samples over training
 CALIBRATION = re.compile(r"calibration_(\d\d)")
 # Ends of error bars, times and counts stand beside what they belong to.
 ASIDE = re.compile(r"step|time|seconds|evaluate_seconds|samples|calibration_\d\d|.*_(low|high|bias)")
-WIDTH, HEIGHT, LEFT, BOTTOM = 300, 150, 4, 16  # of a curve, and its margins
+WIDTH, HEIGHT, LEFT, TOP_MARGIN, BOTTOM = 300, 164, 4, 18, 30  # of a curve, and its margins, where the words are
 LOCAL = "http://127.0.0.1:5000"  # where `aiqn ui` listens
 
 
@@ -80,7 +80,7 @@ def curve_svg(points: list[tuple[int, float]]) -> Markup:
 
     def place(step: float, value: float) -> tuple[float, float]:
         x = LEFT + (WIDTH - 2 * LEFT) * step / (end or 1)
-        y = LEFT + (HEIGHT - LEFT - BOTTOM) * ((high - value) / (high - low) if high > low else 0.5)
+        y = TOP_MARGIN + (HEIGHT - TOP_MARGIN - BOTTOM) * ((high - value) / (high - low) if high > low else 0.5)
         return round(x, 1), round(y, 1)
 
     line = " ".join(f"{x},{y}" for x, y in (place(*point) for point in points))
@@ -89,8 +89,8 @@ def curve_svg(points: list[tuple[int, float]]) -> Markup:
         for step, value in (points if len(points) <= 30 else [])
         for x, y in [place(step, value)]
     ]
-    words = [(LEFT, LEFT + 8, "start", rounded(high)), (LEFT, HEIGHT - BOTTOM - 3, "start", rounded(low))]
-    words.append((WIDTH - LEFT, HEIGHT - 3, "end", f"step {end:,}"))
+    words = [(LEFT, 10, "start", rounded(high)), (LEFT, HEIGHT - BOTTOM + 16, "start", rounded(low))]
+    words.append((WIDTH - LEFT, HEIGHT - BOTTOM + 16, "end", f"step {end:,}"))
     texts = [f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>' for x, y, anchor, text in words]
     return Markup(  # noqa: S704  numbers and our own words
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}"><polyline points="{line}"/>{"".join(marks)}{"".join(texts)}</svg>'

@@ -41,6 +41,7 @@ class Verdict(NamedTuple):
     high: float | None
     p: float | None  # Welch's t-test, times the number of tested pairs (Bonferroni)
     reached_at: float | None  # steps at which `better` has the final score of `worse`, as a share of its steps
+    reached_time: float | None = None  # the same as a share of its seconds of training and evaluation
 
     @property
     def distinguishable(self) -> bool:
@@ -132,16 +133,17 @@ def _verdict(
     difference = abs(means[0] - means[1])
     if difference <= NOISE * max(map(abs, means)):
         difference = 0.0
-    reached = share_of_steps(chosen_finals(results, better), chosen_finals(results, worse), metric)
+    finals = chosen_finals(results, better), chosen_finals(results, worse)
+    reached, sooner = share_of_steps(*finals, metric), share_of_time(*finals, metric)
     if test is None:
-        return Verdict(better, worse, State.UNTESTED, difference, None, None, None, reached)
+        return Verdict(better, worse, State.UNTESTED, difference, None, None, None, reached, sooner)
     reach, most = test.reach(count), metric.high - metric.low  # no two values are further apart
     low, high = max(difference - reach, -most), min(difference + reach, most)
     p = min(1.0, count * test.p)
     # One number decides: p and the interval are the same statement but for the last digit of floating point.
     state = State.BETTER if low > 0 else State.ALIKE
     p = min(p, math.nextafter(LEVEL, 0)) if low > 0 else max(p, LEVEL)
-    return Verdict(better, worse, state, difference, low, high, p, reached)
+    return Verdict(better, worse, state, difference, low, high, p, reached, sooner)
 
 
 class _Test(NamedTuple):
@@ -179,12 +181,29 @@ def _welch(first: Sequence[float], second: Sequence[float]) -> _Test | None:
 
 def share_of_steps(better: Sequence[Run], worse: Sequence[Run], metric: Metric) -> float | None:
     """When the mean of `better` is first as good as the last of `worse`, in steps over the steps of `worse`."""
+    step, last = _reached(better, worse, metric)
+    return step / last if step and last else None
+
+
+def share_of_time(better: Sequence[Run], worse: Sequence[Run], metric: Metric) -> float | None:
+    """The same in seconds of training and evaluation, as recorded at these two evaluations."""
+    step, last = _reached(better, worse, metric)
+    if not step or not last:
+        return None
+    clocks = mean_curve(better, "seconds").get(step), mean_curve(worse, "seconds").get(last)
+    if any(clock is None or not math.isfinite(clock) for clock in clocks) or not clocks[1]:
+        return None
+    return float(clocks[0] or 0.0) / clocks[1]
+
+
+def _reached(better: Sequence[Run], worse: Sequence[Run], metric: Metric) -> tuple[int | None, int | None]:
+    """The first trained step at which `better` is as good as `worse` at its last, and that last step."""
     curve, other = mean_curve(better, metric.name), mean_curve(worse, metric.name)
     if not curve or not other:
-        return None
+        return None, None
     last = max(other)
     reached = [step for step, value in curve.items() if step > 0 and metric.key(value) <= metric.key(other[last])]
-    return min(reached) / last if reached and last else None
+    return min(reached, default=None), last
 
 
 def mean_curve(runs: Sequence[Run], metric: str) -> dict[int, float]:

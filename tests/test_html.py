@@ -22,11 +22,15 @@ def test_the_page_needs_nothing_else(finished: RunFolder) -> None:
     assert "http:" not in page
     assert "https:" not in page
     assert "//" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page)
+    here = Path(reports.html.__file__).parent
     script = re.findall(r"<script>(.*)</script>", page, re.DOTALL)
-    assert script == [(Path(reports.html.__file__).parent / "hover.js").read_text()]
+    assert script == [(here / "hover.js").read_text() + (here / "trials.js").read_text()]
     digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page  # so that no other script runs
-    files = [address for address in reader.addresses if not address.startswith("data:image/png;base64,")]
+    inside = {f"#{place}" for place in re.findall(r'<section id="([^"]*)"', page)}
+    assert inside == {address for address in reader.addresses if address.startswith("#")}  # the contents list
+    outside = set(reader.addresses) - inside
+    files = [address for address in outside if not address.startswith("data:image/png;base64,")]
     assert files
     assert [name for name in files if not (finished.report / name).is_file()] == []
     ids = re.findall(r'\bid="([^"]*)"', page)
