@@ -185,7 +185,7 @@ def _reason(before: dict[str, str], after: dict[str, str]) -> str:
     changed = [key for key, value in after.items() if before.get(key) != value]
     if changed:
         return f"it changes {changed[0]}, which no checkpoint holds: make it a buffer (register_buffer)"
-    return "draw nothing at random in it, but ask for more numbers in noise()"
+    return "draw nothing at random in it, but use its argument noise, and ask for more in noise()"
 
 
 def _after_steps(config: TrainConfig, data: Any, device: torch.device, one: Tensor, other: Tensor) -> bool:
@@ -281,8 +281,8 @@ def _keeps_generators(config: TrainConfig, what: str, call: Callable[[], Any]) -
     ]
     if used:
         raise _Broken(
-            f"{config.model.name}: {what} drew from the global generator of {used[0]}, so that it cannot be resumed;"
-            " ask for the numbers in noise()"
+            f"{config.model.name}: {what} drew from the global generator of {used[0]}, so that it cannot be"
+            f" {'resumed' if what == 'loss' else 'reproduced'}; use its argument noise, and ask for more in noise()"
         )
     return given
 

@@ -250,7 +250,7 @@ def test_readers_never_import_it(folder, tmp_path):
 BROKEN = {
     "        z = (x - self.shift) *": (
         "        x = x + torch.rand_like(x)\n        z = (x - self.shift) *",
-        "flow.Shift: loss drew from the global generator of torch, so that it cannot be resumed; ask for the num",
+        "flow.Shift: loss drew from the global generator of torch, so that it cannot be resumed; use its argument",
     ),
     "        return torch.special.ndtri(": (
         "        noise = torch.rand(noise.shape, generator=self.__dict__.setdefault('own', torch.Generator()))\n"
@@ -269,7 +269,7 @@ BROKEN = {
     ),
     "torch.special.ndtri(noise.clamp(1e-6, 1 - 1e-6))": (
         "torch.randn(noise.shape)",
-        "flow.Shift: sample drew from the global generator of torch, so that it cannot be resumed",
+        "flow.Shift: sample drew from the global generator of torch, so that it cannot be reproduced",
     ),
     "return (z.square() / 2).sum(1).mean()": (
         "return (z.square() / 2).sum(1)",
