@@ -13,32 +13,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aiqn_core.command import keep_command
 from aiqn_core.config import ConfigError, TrainConfig
 from aiqn_core.data import ImageData, load_data
 from aiqn_core.steps import step_seed
 from aiqn_core.training import (
     CheckpointError,
+    CommandError,
+    CommandKilledError,
     DivergedError,
     MethodError,
+    Place,
     Progress,
     draw,
     evaluation_draws,
     new_state,
     read_checkpoint,
     train,
+    train_by_command,
 )
 
 STEPS, CUT, BATCH, SAMPLES, REFERENCE = 4, 2, 5, 12, 64
+COMMAND_SECONDS = 120.0  # that a command may take for these few steps
 
 
 class _Broken(Exception):
     """A promise that is not kept, as a sentence."""
 
 
-def method_problems(config: TrainConfig) -> list[str]:
+class _Diverged(_Broken):
+    """A loss or score that is not finite, which may be the fault of a setting."""
+
+
+def method_problems(config: TrainConfig, *, may_diverge: bool = False) -> list[str]:
     """What is wrong with the method of a configuration, one sentence each; empty where nothing was found.
 
-    A part that cannot be tried, because one before it does not work, is left out.
+    A part that cannot be tried, because one before it does not work, is left out. `may_diverge`: that the training
+    ends with numbers that are not finite says nothing against the method, as its settings were drawn at random.
     """
     found: list[str] = []
     short = _short(config)
@@ -53,16 +64,40 @@ def method_problems(config: TrainConfig) -> list[str]:
         if not found:
             found += _training_problems(short)
     except _Broken as broken:
-        found.append(str(broken))
+        if not (may_diverge and isinstance(broken, _Diverged)):
+            found.append(str(broken))
     except ConfigError as error:
         found += [str(problem) for problem in error.problems]
     return list(dict.fromkeys(found))
 
 
+def command_problems(config: TrainConfig, source: Path, seconds: float = COMMAND_SECONDS) -> list[str]:
+    """What is wrong with the command of a configuration, whose files lie in `source`; empty where nothing was found.
+
+    It is started for a few steps, ended after its first evaluation and started again in the same folder.
+    """
+    short = _short(config)
+    assert short.command is not None
+    try:
+        data = load_data(config.data)
+        with tempfile.TemporaryDirectory() as folder:
+            keep_command(short.to_dict()["command"], source, Path(folder))
+            place = Place(Path(folder), Path(folder) / "trial", seconds=seconds)
+            first = train_by_command(short, data, place, ())
+            past: list[Progress] = []
+            while not past or past[-1].step < CUT:
+                past.append(next(first))  # it ends with an error, or comes to its last step
+            first.close()
+            list(train_by_command(short, data, place, past))
+    except (ConfigError, CommandError, CommandKilledError, DivergedError) as error:
+        return str(error).splitlines()
+    return []
+
+
 def _short(config: TrainConfig) -> TrainConfig:
     """The same training in a few small steps, with two evaluations of a few samples."""
     mapping = config.to_dict()
-    mapping["train"] |= {"steps": STEPS, "batch_size": BATCH, "log_every": 1}
+    mapping["train"] |= {"steps": STEPS} if config.command else {"steps": STEPS, "batch_size": BATCH, "log_every": 1}
     evaluate = mapping["evaluate"]
     evaluate |= {"every": CUT, "at": None, "samples": SAMPLES, "initial": False, "keep_weights": False}
     evaluate |= {"reference": min(REFERENCE, evaluate["reference"])}
@@ -100,10 +135,11 @@ def _loss_problems(model: Any, config: TrainConfig, data: Any, device: torch.dev
         yield f"{name}: gave a loss that no parameter has a gradient by, expected at least one"
     model.zero_grad(set_to_none=True)
     model.load_state_dict(before)
+    attributes = _attributes(model)
     again = float(_tried(config, "loss", lambda: model.loss(x, noise, label)).detach())
     if again != float(loss.detach()):
         told = f"gave {float(loss.detach()):.6g} and then {again:.6g} for the same weights, data and noise"
-        yield f"{name}: {told}; draw nothing at random in it, but ask for more numbers in noise()"
+        yield f"{name}: {told}; {_reason(attributes, _attributes(model))}"
 
 
 def _sample_problems(model: Any, config: TrainConfig, data: Any, device: torch.device) -> Iterator[str]:
@@ -123,13 +159,33 @@ def _sample_problems(model: Any, config: TrainConfig, data: Any, device: torch.d
         yield f"{name}: changed its argument in place, expected the noise to be left alone"
     if first.is_floating_point() and not bool(first.isfinite().all()):
         yield f"{name}: gave NaN or infinity from fresh weights, expected finite numbers"
+    attributes = _attributes(model)
     if not torch.equal(first, drawn(kept)):
-        yield f"{name}: gave other samples for the same noise, expected a function of the noise and nothing else"
+        told = "gave other samples for the same noise, expected a function of the noise and nothing else"
+        yield f"{name}: {told}; {_reason(attributes, _attributes(model))}"
     other = torch.rand(kept.shape, generator=torch.Generator().manual_seed(config.seed + 1)).to(device)
     elsewhere = drawn(other)
     fresh = torch.equal(first, elsewhere)
     if fresh and _after_steps(config, data, device, noise, other):
         yield f"{name}: gave the same samples for other noise, expected a function of the noise"
+
+
+def _attributes(model: Any) -> dict[str, str]:
+    """What each module holds beside its parameters, buffers and parts, as text that changes where it does."""
+    return {
+        f"{path}.{key}".lstrip("."): repr(value.tolist() if isinstance(value, Tensor) else value)
+        for path, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key not in ("_parameters", "_buffers", "_modules")
+    }
+
+
+def _reason(before: dict[str, str], after: dict[str, str]) -> str:
+    """Why a second call may have given something else, and what to do."""
+    changed = [key for key, value in after.items() if before.get(key) != value]
+    if changed:
+        return f"it changes {changed[0]}, which no checkpoint holds: make it a buffer (register_buffer)"
+    return "draw nothing at random in it, but use its argument noise, and ask for more in noise()"
 
 
 def _after_steps(config: TrainConfig, data: Any, device: torch.device, one: Tensor, other: Tensor) -> bool:
@@ -197,7 +253,7 @@ def _tried(config: TrainConfig, what: str, call: Callable[[], Any]) -> Any:
     except (_Broken, ConfigError):
         raise
     except DivergedError as error:
-        raise _Broken(f"{config.model.name}: {error} within {STEPS} steps; expected finite numbers") from None
+        raise _Diverged(f"{config.model.name}: {error} within {STEPS} steps; expected finite numbers") from None
     except (MethodError, CheckpointError) as error:
         raise _Broken(f"{config.model.name}: {error}") from None
     except Exception as error:
@@ -225,8 +281,8 @@ def _keeps_generators(config: TrainConfig, what: str, call: Callable[[], Any]) -
     ]
     if used:
         raise _Broken(
-            f"{config.model.name}: {what} drew from the global generator of {used[0]}, so that it cannot be resumed;"
-            " ask for the numbers in noise()"
+            f"{config.model.name}: {what} drew from the global generator of {used[0]}, so that it cannot be"
+            f" {'resumed' if what == 'loss' else 'reproduced'}; use its argument noise, and ask for more in noise()"
         )
     return given
 

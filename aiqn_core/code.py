@@ -4,6 +4,7 @@ Nothing outside it can be named: a name reaches only classes that are defined in
 runs a sweep imports it; a file that cannot be imported is one ConfigError. No torch of our own.
 """
 
+import ast
 import hashlib
 import importlib.util
 import os
@@ -11,7 +12,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +28,8 @@ FILES = 500
 IGNORED = ("__pycache__",)
 FOLDER = "code"  # of a run folder
 VARIABLE = "AIQN_CODE"
+OURS = ("aiqn_core", "orchestrator", "reports")
+RECORDED = ("aiqn_core", "torch", "numpy", "pydantic")  # modules whose packages every trial records anyway
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,14 @@ def load_code(path: Path) -> Code:
     name = path.stem if path.suffix == ".py" else path.name
     found = code_digest(path)
     if found in _loaded:
+        if _loaded[found].path != path.resolve():  # where it lay before may be edited since
+            _loaded[found] = replace(_loaded[found], path=path.resolve())
         return _loaded[found]
     if not name.isidentifier():
         raise _wrong(
             f"saw {path.name!r}, expected letters, digits and _, the first a letter: it is imported by its name"
         )
-    if name not in _own_names() and importlib.util.find_spec(name) is not None:
+    if name not in _own_names() and _is_taken(name, path):
         raise _wrong(f"saw {path.name!r}, but there is a Python module {name} already; rename it")
     code = Code(name, found, _imported(name, path), path.resolve())
     _loaded[found] = code
@@ -108,6 +114,12 @@ def keep(code: Code, run: Path) -> Path:
     files = [(relative, file.read_bytes()) for relative, file in code_files(code.path)]
     if code_digest(code.path) != code.digest:
         raise _wrong(f"saw {str(code.path)!r}, which was edited while the sweep was loaded; start it again")
+    keep_files(folder, files)
+    return kept
+
+
+def keep_files(folder: Path, files: list[tuple[str, bytes]]) -> None:
+    """Write files, each with its place in it, as a folder that is there whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     for relative, content in files:
         (temporary / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -115,31 +127,42 @@ def keep(code: Code, run: Path) -> Path:
     with suppress(OSError):  # another process was quicker, with the same files
         temporary.rename(folder)
     shutil.rmtree(temporary, ignore_errors=True)
-    return kept
 
 
 def load_kept(run: Path, recorded: object) -> None:
     """Import the code that a trial's configuration names from the run folder of the trial; nothing where it has none.
 
-    Raises ConfigError where the files there are not those that the configuration names by their hash.
+    Raises ConfigError where the files there are missing, or not those that the configuration names by their hash.
     """
     if not isinstance(recorded, dict) or loaded(recorded.get("hash")) is not None:
         return
-    name, digest = str(recorded.get("name")), str(recorded.get("hash"))
-    folder = run / FOLDER / digest
-    if not name.isidentifier() or not digest.isalnum() or not folder.is_dir():
-        return
-    kept = next((path for path in (folder / f"{name}.py", folder / name) if path.exists()), folder / f"{name}.py")
+    kept, digest = kept_path(run, recorded), recorded.get("hash")
     if (seen := code_digest(kept)) != digest:
         raise _wrong(f"saw {str(kept)!r} with hash {seen}, expected {digest}: what lies there is not what ran before")
     load_code(kept)
 
 
+def kept_path(run: Path, recorded: dict[str, Any]) -> Path:
+    """Where a run folder keeps the code that a configuration names; raises ConfigError where there is none."""
+    name, digest = str(recorded.get("name")), str(recorded.get("hash"))
+    folder = run / FOLDER / digest
+    if not name.isidentifier() or not digest.isalnum():
+        raise _wrong(f"saw {name!r} with hash {digest!r}, expected the name of a module and its hash")
+    found = next((path for path in (folder / f"{name}.py", folder / name) if path.exists()), None)
+    if found is None:
+        raise _wrong(f"{folder} is missing: it holds the code {name} that this trial runs; put it back")
+    return found
+
+
 def code_digest(path: Path) -> str:
     """Twelve hexadecimal digits of the SHA-256 over the files of somebody's code; raises ConfigError without any."""
+    return files_digest([(relative, file.read_bytes()) for relative, file in code_files(path)])
+
+
+def files_digest(files: list[tuple[str, bytes]]) -> str:
+    """The same of files that were read, each with its place."""
     digest = hashlib.sha256()
-    for relative, file in code_files(path):
-        content = file.read_bytes()
+    for relative, content in files:
         digest.update(f"{relative}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:12]
 
@@ -160,6 +183,20 @@ def code_files(path: Path) -> list[tuple[str, Path]]:
     if len(files) > FILES or sum(file.stat().st_size for _, file in files) > LARGEST:
         raise _wrong(f"saw {len(files)} files in {str(path)!r}, expected at most {FILES}, of {LARGEST} bytes together")
     return files
+
+
+def imported_packages(path: Path) -> list[str]:
+    """The installed distributions that somebody's code imports by name: they decide its numbers too."""
+    names: set[str] = set()
+    for _, file in code_files(path):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names.add(node.module.partition(".")[0])
+    names -= {*sys.stdlib_module_names, *RECORDED}
+    found = metadata.packages_distributions() if names else {}  # a look at all packages takes a moment
+    return sorted({distribution for name in names for distribution in found.get(name, ())})
 
 
 def lacking(role: str, kind: type) -> str:
@@ -210,6 +247,19 @@ def unknown(name: object, role: str, ours: list[str], code: Code | None) -> str:
 
 def _own_names() -> set[str]:
     return {code.name for code in _loaded.values()}
+
+
+def _is_taken(name: str, path: Path) -> bool:
+    """Whether another module has this name: not a file of one's own that lies where Python was started."""
+    found = importlib.util.find_spec(name)
+    if found is None:
+        return False
+    places = [
+        *(found.submodule_search_locations or ()),
+        *([found.origin] if found.has_location and found.origin else []),
+    ]
+    own = {Path.cwd().resolve(), path.resolve().parent}
+    return name in OURS or not any(Path(place).resolve().parent in own for place in places)
 
 
 def _imported(name: str, path: Path) -> ModuleType:

@@ -3,15 +3,18 @@
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib import metadata
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
 from aiqn_core import code as codes
 from aiqn_core.code import Code
+from aiqn_core.command import KIND, Command
+from aiqn_core.extractors import EXTRACTORS, USUAL, score_names
 from aiqn_core.method import Kind
 from aiqn_core.metric import Metric, image_metrics, loss_metric, vector_metrics
 from aiqn_core.models.settings import KAPPA as KAPPA
@@ -161,7 +164,12 @@ class ModelConfig(Chosen):
     def found(cls, name: object, code: Code | None) -> Found | None:
         """Also those of installed packages."""
         known = super().found(name, code)
-        return _installed().get(name) if known is None and isinstance(name, str) else known
+        return _installed(name) if known is None and isinstance(name, str) else known
+
+    @classmethod
+    def all(cls, code: Code | None) -> dict[str, Found]:
+        """Also those of installed packages, behind ours."""
+        return {**dict(_all_installed()), **super().all(code)}
 
     @classmethod
     def of_class(cls, name: str, kind: Any) -> Found:
@@ -231,15 +239,39 @@ class ScheduleConfig(Chosen):
 
 
 @functools.cache
-def _installed() -> dict[str, Found]:
-    """The methods of installed packages: entry points of the group `aiqn.methods`."""
-    found = {}
-    for point in metadata.entry_points(group=ENTRY_POINTS):
+def _installed(name: str) -> Found | None:
+    """The method that an installed package has under a name: an entry point of the group `aiqn.methods`.
+
+    Raises ConfigError for one that cannot be imported, or is none.
+    """
+    point = next((point for point in _entry_points() if point.name == name), None)
+    if point is None:
+        return None
+    try:
         kind = point.load()
-        if lacks := codes.lacking("model", kind):
-            raise ConfigError([Problem("model.name", f"saw {point.name!r} of {point.value}, a class without {lacks}")])
-        found[point.name] = ModelConfig.of_class(point.name, kind)
-    return found
+    except Exception as error:  # whatever somebody's package raises is one line
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            [Problem("model.name", f"saw {name!r}, but {point.value} cannot be imported: {told}")]
+        ) from error
+    if lacks := codes.lacking("model", kind):
+        raise ConfigError([Problem("model.name", f"saw {name!r} of {point.value}, a class without {lacks}")])
+    made = ModelConfig.of_class(name, kind)
+    origin = "" if point.dist is None else str(point.dist.name)
+    return Found(made.settings, replace(made.thing, distribution=origin))
+
+
+@functools.cache
+def _entry_points() -> tuple[metadata.EntryPoint, ...]:
+    return tuple(metadata.entry_points(group=ENTRY_POINTS))
+
+
+def _all_installed() -> Iterator[tuple[str, Found]]:
+    """Those that work: what is wrong with another is told where it is named."""
+    for point in _entry_points():
+        with suppress(ConfigError):
+            if (found := _installed(point.name)) is not None:
+                yield point.name, found
 
 
 class LoopConfig(Settings):
@@ -273,6 +305,8 @@ class EvaluateConfig(Settings):
     """Further steps; a sweep adds those at which its pruner decides."""
     samples: Annotated[int, Field(ge=3)] = 512
     """How many are drawn."""
+    rungs: dict[Literal["samples"], Annotated[int, Field(ge=3)]] | None = None
+    """{samples: 200}: so many are drawn before the last step, for scores of their own (rung_fd_lite0)."""
     features: str | None = None
     """What sees the images: lite0, inception, or an extractor of your own code."""
     inception: str | None = None
@@ -295,25 +329,8 @@ class EvaluateConfig(Settings):
     """Of tau and labels: the same for all trials, so that rankings share their sampling noise."""
 
 
-IMAGE_EVALUATION: dict[str, Any] = {"features": "lite0", "splits": 10, "extrapolate": False}
-SIDES = {"lite0": 128, "inception": 299}  # in pixels; Inception takes no other
+IMAGE_EVALUATION: dict[str, Any] = {"features": USUAL, "splits": 10, "extrapolate": False}
 OF_IMAGES = (*IMAGE_EVALUATION, "size", "inception")
-
-
-class ScoreNames(NamedTuple):
-    """What the scores with one feature extractor are called; `score` is followed by _mean and _std."""
-
-    distance: str
-    score: str
-    kernel: str
-    coverage: str
-
-
-def score_names(features: str) -> ScoreNames:
-    """FID, IS and KID are what only the Inception network of those papers gives."""
-    if features == "inception":
-        return ScoreNames("fid", "is", "kid", "coverage_inception")
-    return ScoreNames(f"fd_{features}", f"is_{features}", f"kd_{features}", f"coverage_{features}")
 
 
 class NoLoss(Settings):
@@ -333,8 +350,11 @@ class TrainConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     seed: int = 0
     code: Code | None = None
+    command: Command | None = None  # in place of a model, its loss, its optimiser and its schedule
 
     def __post_init__(self) -> None:
+        if self.command is not None:
+            object.__setattr__(self, "model", _made(ModelConfig, (KIND.name, self.command, KIND)))
         self._check_kind()
         loss = self.model.kind.loss or NoLoss
         if not isinstance(self.loss, loss):
@@ -367,18 +387,20 @@ class TrainConfig:
 
     def _complete_evaluation(self) -> None:
         given = {key: value for key, value in dict(self.evaluate).items() if value is not None}
-        features = given.get("features", "lite0")
-        if features not in SIDES and features not in ({} if self.code is None else self.code.fitting("features")):
-            told = codes.unknown(features, "features", list(SIDES), self.code)
+        features = given.get("features", USUAL)
+        network = EXTRACTORS.get(features)
+        if network is None and features not in ({} if self.code is None else self.code.fitting("features")):
+            told = codes.unknown(features, "features", list(EXTRACTORS), self.code)
             raise ConfigError([Problem("evaluate.features", told)])
-        if features not in SIDES and "size" in given:
+        if network is None and "size" in given:
             message = f"saw {given['size']}, but {features} takes images as they are; leave it out"
             raise ConfigError([Problem("evaluate.size", message)])
-        evaluate = EvaluateConfig(**{**IMAGE_EVALUATION, "size": SIDES.get(features), **given})
-        if features == "inception" and evaluate.size != SIDES["inception"]:
-            message = f"saw {evaluate.size}, but Inception sees {SIDES['inception']} pixels a side; leave it out"
+        side = None if network is None else network.side
+        evaluate = EvaluateConfig(**{**IMAGE_EVALUATION, "size": side, **given})
+        if network is not None and not network.any_side and evaluate.size != side:
+            message = f"saw {evaluate.size}, but {features.capitalize()} sees {side} pixels a side; leave it out"
             raise ConfigError([Problem("evaluate.size", message)])
-        if features != "inception" and evaluate.inception is not None:
+        if evaluate.inception is not None and not (network is not None and network.named_file):
             message = f"saw {shown(evaluate.inception)}, but the features are {evaluate.features}; leave it out"
             raise ConfigError([Problem("evaluate.inception", f"{message}, or set evaluate.features: inception")])
         object.__setattr__(self, "evaluate", evaluate)
@@ -402,8 +424,8 @@ class TrainConfig:
     @property
     def features_name(self) -> str:
         """The ending of the metrics that are computed with the features of an evaluation of images."""
-        features = self.evaluate.features or "lite0"
-        return features if features in SIDES or self.code is None else str(self.code.classes()[features].name)  # type: ignore[attr-defined]
+        features = self.evaluate.features or USUAL
+        return features if features in EXTRACTORS or self.code is None else str(self.code.classes()[features].name)  # type: ignore[attr-defined]
 
     @property
     def also(self) -> tuple[Metric, ...]:
@@ -437,8 +459,12 @@ class TrainConfig:
                 values[key] = value
                 if type(value) is not int:
                     problems.append(Problem(key, f"saw {shown(value)}, expected an integer"))
+            elif key == "command":
+                values[key] = _parsed(Command, value, key, problems)
             elif key != "code":
                 problems.append(Problem(str(key), f"unknown key; {nearest(key, (*SECTIONS, 'seed'))}"))
+        if "command" in mapping:
+            problems += command_problems(mapping)
         if problems:
             raise ConfigError(problems)
         return cls(**values)
@@ -449,7 +475,11 @@ class TrainConfig:
             key: value.to_dict() if isinstance(value := getattr(self, key), Chosen) else written(value)
             for key in SECTIONS
         }
-        return {**sections, "seed": self.seed, **({} if self.code is None else {"code": self.code.recorded()})}
+        code = {} if self.code is None else {"code": self.code.recorded()}
+        if self.command is not None:
+            sections = {key: sections[key] for key in BESIDE_COMMAND}
+            sections |= {"train": {"steps": self.train.steps}, "command": written(self.command)}
+        return {**sections, "seed": self.seed, **code}
 
 
 NAMED: dict[str, type[Chosen]] = {
@@ -461,6 +491,24 @@ NAMED: dict[str, type[Chosen]] = {
 PLAIN: dict[str, type[Settings]] = {"train": LoopConfig, "evaluate": EvaluateConfig}
 SECTIONS = ("data", "model", "loss", "optimizer", "schedule", "train", "evaluate")  # seeds are given to trials
 _KEYS = ", ".join((*SECTIONS, "seed"))
+BESIDE_COMMAND = ("data", "train", "evaluate")  # the others are the command's own affair
+
+
+def command_problems(mapping: Mapping[str, Any], valid: Sequence[str] = (*BESIDE_COMMAND, "seed")) -> list[Problem]:
+    """The sections, and keys of `train`, that mean nothing to a command."""
+    found = []
+    if "model" in mapping:
+        found.append(Problem("model", "saw both model and command, expected one of them"))
+    for key in ("loss", "optimizer", "schedule"):
+        if key in mapping:
+            message = f"a command has its own, given as words of it; valid beside a command: {', '.join(valid)}"
+            found.append(Problem(key, f"saw {shown(mapping[key])}, but {message}"))
+    train = mapping.get("train")
+    for key, value in train.items() if isinstance(train, Mapping) else ():
+        if key != "steps" and value is not None:
+            message = "but of train a command is told the steps alone; give it as a word of the command"
+            found.append(Problem(f"train.{key}", f"saw {shown(value)}, {message}"))
+    return found
 
 
 def _code_of(mapping: Mapping[str, Any], problems: list[Problem]) -> Code | None:

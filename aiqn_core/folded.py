@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from aiqn_core.gated import GatedNetwork
 from aiqn_core.layers import GatedBlock, MaskedConv
-from aiqn_core.models.pixels import GatedNetwork
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ class Kind:
     loss: type[BaseModel] | None = None  # the settings of the section `loss`
     data: DataKind | None = None  # None: both
     one_worker: str = ""
+    distribution: str = ""  # the installed package that an entry point comes from
 
 
 def lazily(module: str, name: str) -> Callable[[], Any]:

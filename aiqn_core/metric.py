@@ -4,10 +4,12 @@ A number is compared between two arms only where both report it in the same unit
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Direction = Literal["minimize", "maximize"]
+RUNG = "rung_"  # begins the name of a score of fewer samples, by which trials are judged before their end
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ def metric_of(facts: dict[str, Any]) -> Metric:
     """The metric whose `facts` were recorded; keys of a later version are ignored."""
     known = {key: value for key, value in facts.items() if key in Metric.__dataclass_fields__ and value is not None}
     return Metric(**known)
+
+
+def judged_by(record: Mapping[str, Any], metric: str) -> Any:
+    """What an evaluation says of a metric to judge the trial by: under its own name, or that of rungs; None without."""
+    value = record.get(metric)
+    return record.get(RUNG + metric) if value is None else value
 
 
 def image_metrics(distance: str, score: str, kernel: str, coverage: str) -> tuple[Metric, ...]:

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
-from aiqn_core.config import score_names
 from aiqn_core.coverage import covered
+from aiqn_core.extractors import score_names
 from aiqn_core.features import Extractor
 from aiqn_core.metrics import (
     check_count,

@@ -11,8 +11,8 @@ from torch import Tensor
 from aiqn_core.code import Code, own_instance
 from aiqn_core.config import EvaluateConfig
 from aiqn_core.data import ImageData
-from aiqn_core.features import Extractor, Lite0
-from aiqn_core.inception import Inception
+from aiqn_core.extractors import EXTRACTORS
+from aiqn_core.features import Extractor
 
 
 def feature_extractor(settings: EvaluateConfig, code: Code | None = None) -> Extractor:
@@ -23,9 +23,8 @@ def feature_extractor(settings: EvaluateConfig, code: Code | None = None) -> Ext
 
 @functools.lru_cache(maxsize=4)
 def _extractor(features: str, size: int | None, inception: str | None, code: Code | None) -> Any:
-    if features == "inception":
-        return Inception(inception)
-    return own_instance(features, code) if size is None else Lite0(size)
+    known = EXTRACTORS.get(features)
+    return own_instance(features, code) if known is None else known.load(size or known.side, inception)
 
 
 def draws(settings: EvaluateConfig, shape: tuple[int, ...]) -> Float[Tensor, "sample *shape"]:

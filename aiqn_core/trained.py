@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aiqn_core.code import load_kept
+from aiqn_core.command import WORK
 from aiqn_core.config import LEAST_SIDES, ConfigError, TrainConfig
 from aiqn_core.models.build import build_model
 from aiqn_core.training import (
@@ -45,6 +46,10 @@ def load_trained(folder: Path | str, step: int | None = None) -> Trained:
             f"kept are {', '.join(map(str, kept))}" if kept else "none are kept; train with evaluate.keep_weights: true"
         )
         raise CheckpointError(f"{folder}: no weights of step {step}; {seen}")
+    if (folder / WORK).is_dir():
+        raise CheckpointError(
+            f"{folder}: was trained by a command, whose model is its own; its samples were scored then"
+        )
     newest = folder / "checkpoint.pt"
     content = _read([newest, previous_checkpoint(newest)] if step is None else [kept_weights(folder, step)])
     try:

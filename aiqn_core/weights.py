@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aiqn_core.config import ConfigError, EvaluateConfig, Problem
+from aiqn_core.extractors import EXTRACTORS, USUAL
 
 VARIABLE = "AIQN_INCEPTION"
 PREFIX = "6726825d"  # of the SHA-256, and part of both names
@@ -71,7 +72,8 @@ def lite0_problem() -> str:
 
 def inception_problems(settings: EvaluateConfig) -> list[Problem]:
     """What is wrong with the weights that an evaluation asks for."""
-    if settings.features != "inception":
+    known = EXTRACTORS.get(settings.features or USUAL)
+    if known is None or not known.named_file:
         return []
     named = settings.inception
     if named is not None and not Path(named).expanduser().is_absolute():

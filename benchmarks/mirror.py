@@ -15,7 +15,7 @@ from measure import NOT_MEASURED, Row, publish
 
 from orchestrator.bulk import Bulk, Requests
 from orchestrator.runs import FORMAT, Run, RunFolder, load_runs, trial_id, write_json
-from orchestrator.tracking import Mirror
+from orchestrator.tracking.mirror import Mirror
 
 REPORTS, PARAMS, PART = 10, 40, 100
 

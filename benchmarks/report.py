@@ -67,7 +67,8 @@ def mirrored(folder: RunFolder) -> str:
     """Fill the default store as the mirror of a sweep does; returns its address."""
     from mlflow import MlflowClient
 
-    from orchestrator.tracking import Mirror, default_uri
+    from orchestrator.stores import default_uri
+    from orchestrator.tracking.mirror import Mirror
 
     folder.sweep_yaml.write_text("name: study\n")
     Mirror(folder, MlflowClient(default_uri(folder))).sync(load_runs(folder.path))

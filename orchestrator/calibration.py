@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aiqn_core.command import keep_command
 from aiqn_core.config import ConfigError, Problem, TrainConfig
 from orchestrator.causes import Stage
 from orchestrator.plan import MIRRORED, Points, Rates, along, room
@@ -42,6 +43,7 @@ def calibrate(sweep: Sweep, seconds: float = SECONDS) -> dict[str, Rates]:
         raise ConfigError([Problem("resources.gpu", message)])
     work = {name: [_stages(config, sweep.final) for config in kinds(arm)] for name, arm in sweep.arms.items()}
     order = {"work": work, "seconds": seconds, "threads": max(1, int(sweep.resources.cpu))}
+    order["folder"] = str(sweep.path.parent.absolute())
     command = [sys.executable, "-m", "orchestrator.calibration"]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(slots)
@@ -124,28 +126,32 @@ def _mean(rates: Sequence[Rates]) -> Rates:
 # ---- in the worker's process --------------------------------------------------------------------------------------
 
 
-def measure(configs: Sequence[Mapping[str, TrainConfig]], seconds: float, threads: int) -> Rates:
-    """The mean rates of some configurations (by stage) of one arm, in about so many seconds."""
+def measure(configs: Sequence[Mapping[str, TrainConfig]], seconds: float, threads: int, folder: Path = Path()) -> Rates:
+    """The mean rates of some configurations (by stage) of one arm, in about so many seconds.
+
+    `folder` is where the files of a command lie.
+    """
     found = []
     for stages in configs:
         with contextlib.suppress(ArithmeticError):  # diverged: another configuration will do
-            found.append(_measure_one(stages, seconds / len(configs), threads))
+            found.append(_measure_one(stages, seconds / len(configs), threads, folder))
     if not found:
         raise ArithmeticError(f"all of {len(configs)} configurations diverged within seconds")
     return _mean(found)
 
 
-def _measure_one(stages: Mapping[str, TrainConfig], seconds: float, threads: int) -> Rates:
+def _measure_one(stages: Mapping[str, TrainConfig], seconds: float, threads: int, folder: Path) -> Rates:
     """A few steps and samples to warm up, then shortened trials: few samples, and as many as there is time for."""
     search, final = stages["search"], stages.get("final")
-    _shortened(search, 2, FEW, threads)
-    first = _shortened(search, 4, FEW, threads)
+    _shortened(search, 2, FEW, threads, folder)
+    first = _shortened(search, 4, FEW, threads, folder)
     share = max(0.0, seconds - 2 * first["wall"]) / (2 if final is None else 3)
     steps = _between(4, share / first["step"], search.train.steps)
-    second = _shortened(search, steps, _affordable(search, share, first), threads)
+    second = _shortened(search, steps, _affordable(search, share, first), threads, folder)
     points = {"search": _both(first, second, search)}
     if final is not None:
-        points["final"] = _both(first, _shortened(final, 4, _affordable(final, share, first), threads), final)
+        longer = _shortened(final, 4, _affordable(final, share, first), threads, folder)
+        points["final"] = _both(first, longer, final)
     return Rates(
         step=second["step"],
         evaluation=points,
@@ -178,7 +184,7 @@ def _gpu_memory() -> float | None:
     return float(torch.cuda.max_memory_reserved()) if torch.cuda.is_available() else None
 
 
-def _shortened(config: TrainConfig, steps: int, samples: int, threads: int) -> dict[str, float]:
+def _shortened(config: TrainConfig, steps: int, samples: int, threads: int, folder: Path) -> dict[str, float]:
     """A real trial with other numbers of steps and samples: seconds of its parts, bytes on disk."""
     mapping = config.to_dict()
     mapping["train"] |= {"steps": steps}
@@ -190,6 +196,7 @@ def _shortened(config: TrainConfig, steps: int, samples: int, threads: int) -> d
         }
     with tempfile.TemporaryDirectory() as temporary:
         run, assignment = RunFolder(Path(temporary)), Assignment("arm", Stage.SEARCH, 0, mapping, {}, 0)
+        keep_command(mapping.get("command"), folder, run.path)
         begin = time.perf_counter()
         for last in run_trial(assignment, run, threads):
             kept = time.time() - last["time"]  # its checkpoint and its picture
@@ -215,7 +222,7 @@ def main() -> None:
     answer = {}
     for arm, configs in order["work"].items():
         stages = [{stage: TrainConfig.from_dict(one) for stage, one in config.items()} for config in configs]
-        rates = measure(stages, share, order["threads"])
+        rates = measure(stages, share, order["threads"], Path(order["folder"]))
         answer[arm] = vars(rates)
     print(json.dumps(answer))
 

@@ -33,6 +33,7 @@ class State(StrEnum):
 # Nobody trains these; of them only a parked one may be taken up again by itself.
 FINISHED = (State.COMPLETED, State.PRUNED, State.DIVERGED, State.FAILED, State.STOPPED, State.PARKED)
 RECORDED = (State.COMPLETED, State.PRUNED, State.DIVERGED, State.PARKED)  # that leave all their numbers in the folder
+HEEDLESS = ("random", "grid", "qmc")  # samplers that ask no trial how it ended
 CUT = (State.PRUNED, State.STOPPED, State.PARKED)  # would have gone on; how, nobody knows
 
 
@@ -173,6 +174,7 @@ def _first_line(error: BaseException) -> str:
 KINDS = {  # by top-level package and name
     "aiqn_core.DivergedError": Cause.NOT_FINITE,
     "aiqn_core.WorkerLostError": Cause.WORKER_LOST,
+    "aiqn_core.CommandKilledError": Cause.KILLED,
     "aiqn_core.ConfigError": Cause.CONFIGURATION,
     "aiqn_core.CacheError": Cause.STORAGE,
     "aiqn_core.WeightsError": Cause.STORAGE,
@@ -182,7 +184,9 @@ KINDS = {  # by top-level package and name
     "ray.OutOfMemoryError": Cause.KILLED_FOR_MEMORY,  # of Ray's monitor
     "ray.NodeDiedError": Cause.NODE_LOST,
 }
-WORDS = {  # of RuntimeErrors that have no type of their own
+WORDS = {  # of RuntimeErrors that have no type of their own, and of a command's last line
+    "CUDA out of memory": Cause.GPU_MEMORY,
+    "MemoryError": Cause.HOST_MEMORY,
     "ALLOC_FAILED": Cause.GPU_MEMORY,  # cuBLAS, cuDNN
     "DefaultCPUAllocator": Cause.HOST_MEMORY,
     "CUDA error": Cause.GPU_FAULT,

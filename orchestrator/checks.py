@@ -41,7 +41,7 @@ def check_data_is_there(document: Document, arms: dict[str, Arm]) -> None:
 
     for arm in arms.values():
         with contextlib.suppress(ConfigError):  # told already
-            conditional = arm.base["model"].get("conditional") is True
+            conditional = arm.base.get("model", {}).get("conditional") is True
             for problem in data_problems(choose(DataConfig, arm.base, "data"), conditional=conditional):
                 path = f"arms.{arm.name}.{problem.path}"
                 document.complain(path if path in document.origins else problem.path, problem.message)
@@ -110,13 +110,14 @@ def _config_problems(own: OwnSections, mapping: Mapping[str, Any]) -> list[Probl
         if count < own.resources.workers:
             message = f"saw {count}, expected at least one for each of resources.workers = {own.resources.workers}"
             problems.append(Problem(key, message))
+    named = "model.name" if config.command is None else "command"
     if config.model.kind.one_worker and own.resources.workers > 1:
         message = f"saw {shown(config.model.name)} with resources.workers = {own.resources.workers}, expected 1 worker"
-        problems.append(Problem("model.name", f"{message}: {config.model.kind.one_worker}"))
+        problems.append(Problem(named, f"{message}: {config.model.kind.one_worker}"))
     reported = [metric.name for metric in config.metrics]
     for metric in (objective.metric for objective in own.search.objectives if objective.metric not in reported):
         message = f"saw {shown(config.model.name)}, which reports no {metric}; expected another search.objective.metric"
-        problems.append(Problem("model.name", f"{message}; it reports: {', '.join(reported)}"))
+        problems.append(Problem(named, f"{message}; it reports: {', '.join(reported)}"))
     return problems
 
 

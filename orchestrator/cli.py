@@ -1,5 +1,6 @@
 """The `aiqn` command: each command parses, calls one function and prints. Heavy imports happen inside."""
 
+import json
 import os
 import sys
 from contextlib import suppress
@@ -20,6 +21,7 @@ from orchestrator.outcome import (
 )
 from orchestrator.submit import Target
 from orchestrator.trial_commands import trial_app
+from orchestrator.words import HELP, Commands, runs_that_begin, trials_of_run
 
 if TYPE_CHECKING:
     from orchestrator.plan import Rates
@@ -30,21 +32,40 @@ app = typer.Typer(
     name="aiqn",
     help="Compare generative models, each tuned with the same budget, from one sweep file.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The images on your disk.")
+data_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, help="The images on your disk.")
 app.add_typer(data_app, name="data")
 app.add_typer(trial_app)
 
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.", autocompletion=runs_that_begin),
+]
+
+
+def print_version(asked: bool) -> None:
+    """Print our version, and that of Python, and end."""
+    if asked:
+        import platform
+        from importlib.metadata import PackageNotFoundError, version
+
+        with suppress(PackageNotFoundError):
+            print(f"aiqn {version('aiqn')} (Python {platform.python_version()})")
+        raise typer.Exit
 
 
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """Compare generative models, each tuned with the same budget, from one sweep file."""
 
 
@@ -72,9 +93,16 @@ def sweep(
             check_here(loaded, runs)
             return
         within_budget(loaded, runs, yes)
+        from orchestrator.notify import end_of, is_finished, notify
+        from orchestrator.runs import RunFolder
         from orchestrator.supervisor import supervise
 
-        raise typer.Exit(supervise(lambda: drive(loaded, runs)))
+        run = RunFolder(runs / loaded.name)
+        before = is_finished(run)
+        code = supervise(lambda: drive(loaded, runs))
+        if loaded.notify and (wrong := notify(loaded.notify, run, end_of(run, code, finished_before=before))):
+            print(wrong, file=sys.stderr)
+        raise typer.Exit(code)
 
 
 def drive(loaded: "Sweep", runs: Path) -> None:
@@ -101,8 +129,8 @@ def check(
         from orchestrator.sweep import load_sweep
 
         wrong = False
-        for arm, problems in check_arms(load_sweep(file, set_ or ())):
-            print("\n".join(f"{arm}: {told}" for told in problems or ["resumable, reproducible, in shape"]), flush=True)
+        for arm, problems, shown in check_arms(load_sweep(file, set_ or ())):
+            print("\n".join(f"{arm}: {told}" for told in problems or [shown]), flush=True)
             wrong = wrong or bool(problems)
         if wrong:
             raise typer.Exit(WRONG_INPUT)
@@ -152,7 +180,12 @@ def plan(
 
 @app.command()
 def report(
-    sources: Annotated[list[str], typer.Argument(metavar="RUN ...", help="Run folders, or one mlflow:EXPERIMENT.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN ...", help="Run folders, or one mlflow:EXPERIMENT.", autocompletion=runs_that_begin
+        ),
+    ],
     to: Annotated[str | None, typer.Option(metavar="DIR", help="Where to; else RUN/report or report-NAME.")] = None,
     uri: Annotated[
         str | None, typer.Option(metavar="URI", help="MLflow's store; else that of runs/NAME or $MLFLOW_TRACKING_URI.")
@@ -174,16 +207,26 @@ def report(
 
 
 @app.command()
-def status(run: RunArgument) -> None:
+def status(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every five seconds, until the end.")] = False,
+) -> None:
     """Say where a run stands: trials by state for each arm, best so far, failures by cause, tracking lag.
 
-    Example: aiqn status runs/quickstart
+    Example: aiqn status runs/quickstart --watch
     """
-    with plain_errors():
+    with plain_errors(), suppress(KeyboardInterrupt):
         from orchestrator.overview import overview_lines
-        from orchestrator.status import status_lines
+        from orchestrator.status import looks, status_facts, status_lines
 
-        print("\n".join(overview_lines(run) or status_lines(run)))
+        for _ in looks(run) if watch else (None,):
+            if as_json:
+                print(json.dumps(status_facts(run)), flush=True)
+                continue
+            if watch and sys.stdout.isatty():
+                print("\x1b[H\x1b[2J", end="")  # the screen is cleared
+            print("\n".join(overview_lines(run) or status_lines(run)), flush=True)
 
 
 @app.command()
@@ -220,7 +263,8 @@ def submit(
 def stop(
     run: RunArgument,
     trial: Annotated[
-        str | None, typer.Argument(metavar="[TRIAL]", help="Only this one, for example cnn-search-3.")
+        str | None,
+        typer.Argument(metavar="[TRIAL]", help="Only this one, as cnn-search-3.", autocompletion=trials_of_run),
     ] = None,
 ) -> None:
     """Stop a running sweep, or one of its trials, after the current evaluation; to continue, run the sweep again.
@@ -240,20 +284,30 @@ def stop(
 def retry(
     run: RunArgument,
     trials: Annotated[
-        list[str] | None, typer.Argument(metavar="[TRIAL ...]", help="Only these, for example cnn-search-3.")
+        list[str] | None,
+        typer.Argument(metavar="[TRIAL ...]", help="Only these, as cnn-search-3.", autocompletion=trials_of_run),
     ] = None,
     cause: Annotated[
         str | None, typer.Option(metavar="CAUSE", help="Only those that ended of it, as `aiqn status` names it.")
     ] = None,
     parked: Annotated[bool, typer.Option("--parked", help="Those parked at a rung instead, to their end.")] = False,
+    arm: Annotated[
+        str | None, typer.Option(metavar="ARM", help="All of this arm from its first trial on; what it has goes aside.")
+    ] = None,
 ) -> None:
     """Hand out again what failed, once its reason is mended: same numbers, parameters and folders, with the next start.
 
     Example: aiqn retry runs/quickstart --cause KeyError
     """
     with plain_errors():
+        from orchestrator.aside import start_anew
         from orchestrator.retry import retry as hand_out
 
+        if arm is not None and (trials or cause or parked):
+            raise RequestError("--arm: starts all of an arm anew; leave trials, --cause and --parked out")
+        if arm is not None:
+            print("\n".join(start_anew(run, arm)))
+            return
         print("\n".join(hand_out(run, trials or (), cause, parked=parked)))
 
 
@@ -268,7 +322,7 @@ def ui(
     Example: aiqn ui runs/quickstart
     """
     with plain_errors():
-        from orchestrator.tracking import serve
+        from orchestrator.tracking.server import serve
 
         serve(run, host, port)
 
@@ -295,17 +349,22 @@ def replay(
         list[str] | None, typer.Option(metavar="PRUNER", help="A name, or {name: asha, min_resource: 200}; several.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 2,
+    searches: Annotated[
+        int, typer.Option(min=0, help="Draw so many searches for Optuna's pruners too: as long as so many replays.")
+    ] = 0,
 ) -> None:
-    """Say what other pruners would have cost and lost in a recorded search; nothing is trained.
+    """Say what other pruners would have cost and lost in a recorded search, and propose one; nothing is trained.
 
     Example: aiqn replay runs/quickstart --pruner asha --pruner median
     """
     with plain_errors():
+        from orchestrator.proposal import proposal_line, propose
         from orchestrator.replay import PRUNERS, parse_pruner, replay_lines
         from orchestrator.replay import replay as replayed
 
         settings = [parse_pruner(text) for text in pruner or PRUNERS]
-        print("\n".join(replay_lines(replayed(run, settings, workers))))
+        print("\n".join(replay_lines(replayed(run, settings, workers, searches))))
+        print(proposal_line(propose(run)))
 
 
 @data_app.command()

@@ -1,13 +1,15 @@
 """Whether a sweep may go on in a run folder: asked by its start, and by what only says what a start would do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from orchestrator import shapes
 from orchestrator.causes import State
 from orchestrator.data_checks import run_data
 from orchestrator.runs import FINISHED, TRIAL_ID, RunFolder, RunFolderError
-from orchestrator.sections import Sweep, differences
+from orchestrator.sections import CODE_HASH, Sweep, differences
+
+SHOWN = 3  # trials that are named
 
 
 class Continued(NamedTuple):
@@ -25,7 +27,8 @@ def check_continues(run: RunFolder, sweep: Sweep) -> Continued:
     before = run.sweep_if_begun()
     if before is not None and (reason := shapes.wrong(before["sweep"], shapes.RESUMED, "sweep")):
         raise RunFolderError(f"{run.sweep_json}: damaged, {reason}")
-    if before is not None and (changed := differences(before["sweep"], sweep.to_dict())):
+    changed = [] if before is None else differences(before["sweep"], sweep.to_dict())
+    if changed := [key for key in changed if key not in allowed_edits(run, sweep, changed)]:
         raise RunFolderError(
             f"{run.path} holds trials of a sweep that differs in: {', '.join(changed)}\n"
             "More trials, arms, seeds and longer finals continue a sweep; anything else would mix two questions.\n"
@@ -38,6 +41,37 @@ def check_continues(run: RunFolder, sweep: Sweep) -> Continued:
 
         fitting_runs(sweep)
     return Continued(before, run_data(run, sweep, before))
+
+
+def allowed_edits(run: RunFolder, sweep: Sweep, changed: Sequence[str]) -> set[str]:
+    """Of differing keys those that say that an arm's code was edited, which no trial has used whose numbers count.
+
+    Raises RunFolderError for code that was used, where nothing else differs.
+    """
+    edited = {f"arms.{arm}.{CODE_HASH}": arm for arm in sweep.arms if f"arms.{arm}.{CODE_HASH}" in changed}
+    if not edited:
+        return set()
+    from orchestrator.aside import with_other_code  # Optuna: only where it is asked for
+
+    used = {arm: trials for arm in edited.values() if (trials := with_other_code(run, sweep, arm))}
+    if used and len(edited) == len(changed):
+        assert sweep.code is not None
+        told = [
+            f"arm {arm}: {_count(len(trials), 'trial')} ended with the code before ({', '.join(trials[:SHOWN])}"
+            f"{', ...' if len(trials) > SHOWN else ''})"
+            for arm, trials in used.items()
+        ]
+        raise RunFolderError(
+            "\n".join(
+                (
+                    f"{sweep.code.path.name} was edited since trials of {run.path} ended with it:",
+                    *told,
+                    f"Undo the edit ({run.code} holds what ran), or let the arm start anew, its trials of before kept"
+                    f" aside: {' && '.join(f'aiqn retry {run.path} --arm {arm}' for arm in used)}",
+                )
+            )
+        )
+    return {key for key, arm in edited.items() if arm not in used}
 
 
 def check_room(run: RunFolder, before: Mapping[str, Any], sweep: Sweep) -> None:

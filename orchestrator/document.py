@@ -9,7 +9,7 @@ import yaml
 
 from aiqn_core.config import NAMED, SECTIONS, join, nearest, shown
 
-KEYS = ("name", "code", *SECTIONS, "search", "arms", "final", "resources", "budget", "tracking", "cluster")
+KEYS = ("name", "code", *SECTIONS, "search", "arms", "final", "resources", "budget", "tracking", "cluster", "notify")
 LARGEST_FILE = 2**20  # bytes
 LARGEST_DOCUMENT = 50_000  # values, aliases counted each time they are used
 DEEPEST = 40
@@ -265,7 +265,7 @@ _RESOLVER = _Yaml12("")
 
 def runs_code(path: str) -> bool:
     """Whether a key names code or a command that is run: never from the environment, or the command line."""
-    return re.match(r"code\b|(arms\..*\.)?command\b", path) is not None
+    return re.match(r"(code|notify)\b|(arms\..*\.)?command\b", path) is not None
 
 
 def _is_merge(node: yaml.Node) -> bool:

@@ -12,10 +12,12 @@ from orchestrator import shapes
 from orchestrator.causes import FINISHED, Again, Cause, End, Stage, State, ending
 from orchestrator.clocks import Awake
 from orchestrator.control import take_requests
+from orchestrator.events import began, ended, scored
 from orchestrator.ledger import Ledger, Row
-from orchestrator.live import Board, Tally, View
+from orchestrator.live import Board, Tally, Training, View
 from orchestrator.machines import Lost, Machines
 from orchestrator.places import places
+from orchestrator.progress import Progress
 from orchestrator.promotion import expected_steps
 from orchestrator.runs import RunFolder, StorageError, read_json, write_bytes, write_json
 from orchestrator.trial import Assignment
@@ -60,6 +62,8 @@ class Driver:
         self.failure: Exception | None = None
         self.spent = Spent(ledger)
         self.steps_at_start = 0.0
+        self.progress = Progress(ledger.run)
+        self.begun: dict[str, float] = {}  # when a trial was handed to its worker
         self._ticked = self._slow = self.awake.seconds
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,10 +76,15 @@ class Driver:
         """The next trial for Ray; None while there is none, or where there will be no more (see `over`)."""
         if self.over or len(self.trials) >= self.machines.nodes.capacity:
             return None
-        assignment = self.again.pop(0) if self.again else self.ledger.next()
+        again = bool(self.again)
+        assignment = self.again.pop(0) if again else self.ledger.next()
         if assignment is not None:
             self.trials[ray_id] = assignment.id
             self.machines.hand(assignment.id)
+            self.begun[assignment.id] = self.awake.seconds
+            promoted = not again and "promoted" in self.ledger.rows[assignment.id].trial.user_attrs
+            step = self.ledger.run.trial(assignment.id).last_step() or 0
+            self.view.event(began(assignment, step, promoted=promoted))
         return assignment
 
     @property
@@ -136,7 +145,9 @@ class Driver:
     def close(self, trial: str, end: End) -> None:
         """Tell the ledger how a trial ended, and hand it out again where that follows."""
         node = self.machines.node_of(trial) if end.policy.stops else None
+        row = self.ledger.rows[trial]
         retry = self.ledger.close(trial, end)
+        self.tell_end(row, end, again=retry is not None)
         if retry is not None:
             self.again.append(retry)
             if end.policy.stops:
@@ -145,6 +156,16 @@ class Driver:
         elif self.alike.note(end):
             self.stopping = self.stopping or f"the first {self.alike.limit} trials failed alike"
             self.alike.trial = trial
+
+    def tell_end(self, row: Row, end: End, *, again: bool) -> None:
+        """Show how an attempt at a trial ended."""
+        folder, assignment = self.ledger.run.trial(row.assignment.id), row.assignment
+        if end.state == State.FAILED and not again and end.message is None:
+            end = end._replace(message=folder.read_status().get("message"))  # such as: killed three times
+        seconds = self.awake.seconds - self.begun.pop(assignment.id, self.awake.seconds)
+        scores = scored([objective.metric for objective in self.ledger.objectives], row.values)
+        step = max(row.step, folder.last_step() or 0)
+        self.view.event(ended(assignment, end, step, seconds, scores, again=again, log=folder.log))
 
     def despair(self, trial: str, end: End) -> None:
         """Stop the sweep where a trial lacked so often what every trial needs that trying again is of no use."""
@@ -209,10 +230,11 @@ class Driver:
     def board(self) -> Board:
         """Where the sweep stands, for the terminal."""
         ledger, active = self.ledger, set(self.trials.values())
+        self.progress.look(active)
         tallies = []
         for arm, stage in ledger.states:
             rows = [row for row in ledger.rows.values() if (row.assignment.arm, row.assignment.stage) == (arm, stage)]
-            running = [progress(row) for row in rows if row.assignment.id in active]
+            running = [self.training(row) for row in rows if row.assignment.id in active]
             states, best = dict(ledger.states[arm, stage]), ledger.best.get((arm, stage))
             tallies.append(Tally(arm, stage, ledger.expected(arm, stage), states, running, best))
         elapsed, left = self.awake.seconds, self.steps_left(tallies)
@@ -220,6 +242,12 @@ class Driver:
         done = self.steps_at_start - left
         metric, notes = ledger.objectives[0].metric, tuple(self.machines.notes)
         return Board(ledger.sweep.name, metric, tallies, elapsed, done, left, self.stopping, notes)
+
+    def training(self, row: Row) -> Training:
+        """A trial in a worker's hands: its last evaluation's step, or a later one that its records tell."""
+        trial = row.assignment.id
+        step = max(row.step, self.progress.step(trial))
+        return Training(trial, step, row.assignment.config["train"]["steps"], self.progress.host(trial))
 
     def steps_left(self, tallies: list[Tally]) -> float:
         """Training steps until the end of the sweep, as if none were stopped early but by rungs that promote."""
@@ -230,7 +258,7 @@ class Driver:
                 planned = expected_steps(tally.expected, rungs.rungs, each, rungs.settings)
                 left += max(0.0, planned - rungs.steps_done(each))
                 continue
-            left += (tally.expected - tally.ended) * each - sum(step for _, step, _ in tally.running)
+            left += (tally.expected - tally.ended) * each - sum(one.step for one in tally.running)
         return left
 
 
@@ -284,11 +312,6 @@ class Spent:
         limits = self.sweep.budget.model_dump()
         reached = [key for key, limit in limits.items() if limit is not None and spent[key] >= limit]
         return "; ".join(f"budget.{key}: {limits[key]:g} are spent; raise it to go on" for key in reached)
-
-
-def progress(row: Row) -> tuple[str, int, int]:
-    """(trial, step, steps) of a trial that is being trained."""
-    return row.assignment.id, row.step, row.assignment.config["train"]["steps"]
 
 
 def check_space(ledger: Ledger) -> None:

@@ -41,7 +41,8 @@ def usable(logs: Sequence[dict[str, Any]]) -> int:
     for count, log in enumerate(logs):
         try:
             replayed.apply_logs([log])
-            finals = "study_id" in log and replayed.get_study(log["study_id"]).study_name.endswith("/final")
+            known = "study_id" in log and log["op_code"] != JournalOperation.DELETE_STUDY
+            finals = known and replayed.get_study(log["study_id"]).study_name.endswith("/final")
             if "trial_id" in log:
                 replayed.get_trial(log["trial_id"])  # Optuna passes over an entry for a trial that is not there
         except Exception:  # Optuna has no type of its own for an entry that is damaged
@@ -96,11 +97,11 @@ class Recorded:
 
 
 def recorded_trials(path: Path) -> list[Recorded]:
-    """The trials of a journal in the order of their ids; none where there is no journal."""
+    """The trials of a journal in the order of their ids, without those of studies that were given up."""
     trials: list[Recorded] = []
     for _ in _entries(path, trials):
         pass
-    return trials
+    return [trial for trial in trials if trial.study]
 
 
 def reopen(path: Path, told: Mapping[tuple[str, int], Mapping[str, Any]], forget: bool = False) -> None:
@@ -125,15 +126,33 @@ def reopen(path: Path, told: Mapping[tuple[str, int], Mapping[str, Any]], forget
     write_bytes(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode())
 
 
-def _entries(path: Path, trials: list[Recorded]) -> Iterator[dict[str, Any]]:
-    """The entries of a journal; `trials` is kept up to date with them."""
+def give_up(path: Path, names: Sequence[str]) -> None:
+    """Delete the studies of these names with all their trials; the next start makes them anew, without any.
+
+    Only for the holder of the run folder's lock.
+    """
     studies: list[str] = []
+    entries = list(_entries(path, [], studies))
+    numbers = [number for number, name in enumerate(studies) if name in names]
+    code = int(JournalOperation.DELETE_STUDY)
+    entries += [{"op_code": code, "worker_id": "aiqn", "study_id": number} for number in numbers]
+    write_bytes(path, "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries).encode())
+
+
+def _entries(path: Path, trials: list[Recorded], studies: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The entries of a journal; `trials` and the names of `studies` are kept up to date with them ("": given up)."""
+    studies = [] if studies is None else studies
     count: Counter[str] = Counter()
     for line in path.read_bytes().splitlines() if path.exists() else ():
         entry = json.loads(line)
         match entry["op_code"]:
             case JournalOperation.CREATE_STUDY if entry["study_name"] not in studies:
                 studies.append(entry["study_name"])
+            case JournalOperation.DELETE_STUDY:
+                for trial in trials:
+                    trial.study = trial.study if trial.study != studies[entry["study_id"]] else ""
+                count[studies[entry["study_id"]]] = 0
+                studies[entry["study_id"]] = ""  # its name is free
             case JournalOperation.CREATE_TRIAL:
                 study = studies[entry["study_id"]]
                 ended = TrialState(entry.get("state", TrialState.RUNNING)).is_finished()

@@ -18,6 +18,8 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from aiqn_core.metric import judged_by
+from orchestrator.aside import renew_edited
 from orchestrator.causes import Again, Cause, End, Stage, State, ending
 from orchestrator.earlier import ATTRIBUTE, tell_earlier
 from orchestrator.journal import Journal
@@ -29,7 +31,8 @@ from orchestrator.retry import hand_back_lost
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, RunFolder, RunFolderError, trial_id
 from orchestrator.samplers import is_pruned, make_pruner, make_sampler
-from orchestrator.sections import Sweep, trial_seed
+from orchestrator.sections import Sweep
+from orchestrator.seeds import trial_seed
 from orchestrator.seen import OfSeen, is_parked
 from orchestrator.sequences import ByNumber
 from orchestrator.space import Space, partial_params, suggest
@@ -75,6 +78,7 @@ class Ledger:
         self.objectives = sweep.search.objectives
         repair(run.journal)
         hand_back_lost(run)
+        renew_edited(run, sweep)
         reopen_parked(run, sweep)
         self.journal = Journal(run.journal)
         storage = JournalStorage(self.journal)
@@ -378,7 +382,7 @@ class Ledger:
         if isinstance(sampler, ByNumber):
             self._by_number[arm] = sampler
             return sampler
-        return sampler if settings_of(search.pruner) is None else OfSeen(sampler)
+        return sampler if settings_of(search.pruner) is None else OfSeen(sampler, self.rungs[arm].shown_until)
 
     def _search_complete(self, arm: str) -> bool:
         return self.states[arm, Stage.SEARCH].total() >= self.sweep.search.trials and not self.rungs[arm].due()
@@ -397,13 +401,13 @@ class Ledger:
         verdict = self._note(row, record)
         if row.assignment.stage == Stage.SEARCH:
             rungs, number = self.rungs[row.assignment.arm], row.assignment.number
-            rungs.measured(number, row.step, record.get(self.objectives[0].metric))
+            rungs.measured(number, row.step, judged_by(record, self.objectives[0].metric))
             verdict = State.PARKED if rungs.parks(number, row.step) else verdict
         return verdict
 
     def _note(self, row: Row, record: dict[str, Any]) -> State | None:
         """Tell the study of an evaluation, and ask its pruner."""
-        values = [record.get(objective.metric) for objective in self.objectives]
+        values = [judged_by(record, objective.metric) for objective in self.objectives]
         if any(value is None for value in values) or row.step == 0:  # the untrained model is measured, never judged
             return None
         row.values = [float(value) for value in values if value is not None]

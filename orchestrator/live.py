@@ -1,4 +1,4 @@
-"""The terminal view of a running sweep: a live table in a terminal, plain lines elsewhere."""
+"""What is seen of a running sweep: a board that is drawn in place in a terminal (`screen`), plain lines elsewhere."""
 
 import os
 import sys
@@ -6,15 +6,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
-from orchestrator.causes import Stage
+from orchestrator.causes import Stage, State
 
-LINE_SECONDS = 15.0  # between plain lines where nothing ended
+LINE_SECONDS = 300.0  # between two lines that say where the whole sweep stands
+
+
+class Training(NamedTuple):
+    """A trial in the hands of a worker."""
+
+    trial: str
+    step: int
+    steps: int
+    host: str = ""  # the machine; "" until its status says so
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Tally:
     stage: Stage
     expected: int
     states: dict[str, int]  # of the trials that ended
-    running: list[tuple[str, int, int]]  # (trial, step, steps)
+    running: list[Training]
     best: tuple[float, int] | None  # (value, number)
 
     @property
@@ -37,9 +44,9 @@ class Tally:
         """Trials that wait at a rung; once the search is over, those that it left there."""
         return self.states.get("parked", 0)
 
-    @property
-    def troubled(self) -> dict[str, int]:
-        return {state: count for state, count in self.states.items() if state not in ("completed", "pruned", "parked")}
+    def count(self, state: State) -> int:
+        """How many trials ended in a state."""
+        return self.states.get(state, 0)
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,11 @@ class View:
     def update(self, board: Board) -> None:
         """Show the board; called several times a second."""
 
+    def event(self, text: str) -> None:
+        """Show that a trial began or ended, in one line (see `events`)."""
+
     def say(self, text: str) -> None:
-        """Show one line that is no board."""
+        """Show one line that is neither board nor event."""
 
 
 class Unfailing(View):
@@ -98,6 +108,9 @@ class Unfailing(View):
     def update(self, board: Board) -> None:
         self._do(lambda view: view.update(board))
 
+    def event(self, text: str) -> None:
+        self._do(lambda view: view.event(text))
+
     def say(self, text: str) -> None:
         self._do(lambda view: view.say(text))
 
@@ -113,80 +126,49 @@ def silence() -> None:
 
 
 class Lines(View):
-    """One line when a trial has ended, and now and then while all are busy."""
+    """A line for each event, and now and then one that says where the whole sweep stands."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.board: Board | None = None
+        self.told, self.when = "", -LINE_SECONDS  # the last line about the whole sweep, and when it was printed
+        self.notes: tuple[str, ...] = ()
+
+    def __exit__(self, *reason: object) -> None:
+        if self.board is not None:
+            self.stand(self.board)
 
     def say(self, text: str) -> None:
         print(text, flush=True)
 
-    def __init__(self) -> None:
-        self.last, self.ended = 0.0, -1
-        self.notes: tuple[str, ...] = ()
+    def event(self, text: str) -> None:
+        self.say(f"[{clock(self.board.elapsed if self.board else 0.0)}] {text}")
 
     def update(self, board: Board) -> None:
         for line in board.notes:
             if line not in self.notes:
                 self.say(line)
-        self.notes = board.notes
-        ended = sum(tally.ended + tally.parked for tally in board.tallies)
-        if ended == self.ended and time.monotonic() - self.last < LINE_SECONDS:
-            return
-        self.last, self.ended = time.monotonic(), ended
-        parts = [summary(tally, board.metric) for tally in board.tallies if tally.ended or tally.running]
-        self.say(f"[{clocks(board)}] " + "; ".join(parts) + note(board))
+        begun = self.board is not None and self.board.stopping == board.stopping
+        self.notes, self.board = board.notes, board
+        if not begun or self.clock() - self.when >= LINE_SECONDS:
+            self.stand(board)
 
-
-class Screen(View):
-    """A table that is drawn anew in place."""
-
-    def __init__(self, console: Console) -> None:
-        self.live = Live(console=console, refresh_per_second=4, transient=False)
-
-    def __enter__(self) -> Self:
-        self.live.start()
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self.live.stop()
-
-    def update(self, board: Board) -> None:
-        self.live.update(table(board))
-
-    def say(self, text: str) -> None:
-        self.live.console.print(text, markup=False)
+    def stand(self, board: Board) -> None:
+        """Say where the whole sweep stands, unless nothing has changed since it was said."""
+        parts = [summary(tally, board.metric) for tally in board.tallies if tally.states or tally.running]
+        told = "; ".join(parts) + note(board)
+        self.when = self.clock()
+        if told and told != self.told:
+            self.told = told
+            self.say(f"[{clocks(board)}] {told.removeprefix(', ')}")
 
 
 def view_for(console: Console | None = None) -> View:
-    """A live table where standard output is a terminal, plain lines elsewhere."""
+    """A board that is drawn in place where standard output is a terminal, plain lines elsewhere."""
+    from orchestrator.screen import Screen
+
     console = console or Console()
     return Screen(console) if console.is_terminal else Lines()
-
-
-def table(board: Board) -> Table:
-    """The board as a table: a row for each stage of each arm."""
-    caption = "\n".join((clocks(board) + note(board), *board.notes))
-    drawn = Table(title=f"sweep {board.sweep}", caption=caption, title_justify="left", caption_justify="left")
-    for column in ("arm", "stage"):
-        drawn.add_column(column)
-    parked = any(tally.parked for tally in board.tallies)
-    counted = ("done", "running", "pruned", *(("parked",) if parked else ()), "failed")
-    for column in (*counted, f"best {board.metric}"):
-        drawn.add_column(column, justify="right")
-    drawn.add_column("in training")
-    for tally in board.tallies:
-        if not tally.expected:
-            continue
-        drawn.add_row(
-            tally.arm,
-            tally.stage,
-            f"{tally.ended}/{tally.expected}",
-            str(len(tally.running)),
-            str(tally.states.get("pruned", 0)),
-            *([str(tally.parked)] if parked else []),
-            str(sum(tally.troubled.values())),
-            best(tally),
-            ", ".join(f"{trial.rsplit('-', 1)[1]}: {step}/{steps}" for trial, step, steps in tally.running),
-        )
-    return drawn
 
 
 def summary(tally: Tally, metric: str) -> str:

@@ -7,7 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from aiqn_core.command import program_of, program_problem
 from aiqn_core.config import EvaluateConfig, TrainConfig
+from aiqn_core.extractors import EXTRACTORS
 from aiqn_core.settings import parse
 from orchestrator.calibration import kinds
 from orchestrator.plan import size
@@ -32,14 +34,23 @@ def needs(folder: Path, sweep: Sweep, slots: int) -> dict[str, Any]:
         "folder": str(folder),
         "features": [list(each) for each in features if each[0]],  # vectors are scored without
         "slots": slots,
+        "programs": _programs(sweep),
         "bytes": None if free_bytes(folder) >= PLENTY else trial_bytes(configs),
     }
+
+
+def _programs(sweep: Sweep) -> list[str]:
+    """The programs of commands that a machine has to have: those beside the sweep file are in the run folder."""
+    commands = [arm.base["command"] for arm in sweep.arms.values() if "command" in arm.base]
+    programs = [program_of(command, sweep.path.parent) for command in commands]
+    return list(dict.fromkeys(program for program in programs if isinstance(program, str)))
 
 
 def lacks(asked: Mapping[str, Any]) -> Iterator[str]:
     """What of `needs` this machine lacks, each a sentence with its remedy; nothing where no trial runs on it."""
     if asked["slots"]:
-        yield from chain(_temporary(), _cache(asked), _weights(asked), _space(asked))
+        programs = filter(None, map(program_problem, asked["programs"]))
+        yield from chain(_temporary(), _cache(asked), _weights(asked), programs, _space(asked))
 
 
 def trial_bytes(configs: Sequence[TrainConfig]) -> float:
@@ -78,7 +89,8 @@ def _weights(asked: Mapping[str, Any]) -> Iterator[str]:
     from aiqn_core.weights import inception_problems, lite0_problem
 
     for features, inception in asked["features"]:
-        if features == "lite0" and (problem := lite0_problem()):
+        known = EXTRACTORS.get(features)
+        if known is not None and not known.named_file and (problem := lite0_problem()):
             yield problem
         for found in inception_problems(EvaluateConfig(features=features, inception=inception)):
             yield str(found)

@@ -18,6 +18,7 @@ from aiqn_core.config import (
     one_of,
     shown,
 )
+from aiqn_core.extractors import EXTRACTORS
 from aiqn_core.metric import Metric, metric_of, shared
 from orchestrator.document import Document
 from orchestrator.sections import Arm, OwnSections
@@ -31,7 +32,7 @@ def known_metrics() -> Facts:
     found: Facts = {}
     for model in MODELS:
         for data in BUNDLED_DATA:
-            for features in ("lite0", "inception"):
+            for features in EXTRACTORS:
                 found |= {metric.name: metric for metric in _configured(model, data, features)}
     return found
 

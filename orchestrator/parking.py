@@ -40,6 +40,11 @@ class ArmRungs(Contest):
         """A trial's objective at an evaluation."""
         self.reached(number, step, None if value is None else self.sign * value)
 
+    def shown_until(self, number: int) -> int | None:
+        """The rung beyond which no sampler is shown a trial, which trains on for the audit alone; None for others."""
+        one = self.contestants.get(number)
+        return self.rungs[one.passed] if one is not None and one.free and one.passed < len(self.rungs) else None
+
     def take_up(self, trial: FrozenTrial) -> None:
         """What the journal says of a trial."""
         if ATTRIBUTE in trial.user_attrs:

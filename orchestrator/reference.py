@@ -3,11 +3,13 @@
 `python -m orchestrator.reference` prints it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from aiqn_core.command import Command
 from aiqn_core.config import NAMED, PLAIN, ModelConfig
 from aiqn_core.settings import described, fields, hint_of, plain
 from orchestrator.sections import OwnSections
@@ -40,6 +42,9 @@ def _trainings() -> Iterator[str]:
         if found.thing.loss is not None:
             yield f"### loss of {name}\n"
             yield from _table(found.thing.loss)
+    yield f"## An arm that is a command\n\n{_first_line(Command)} See `docs/own-methods.md`.\n"
+    own = fields(Command)
+    yield from _rows([("command", own["line"]), ("values", own["values"]), ("files", own["files"])])
     for section, plain_kind in PLAIN.items():
         yield f"## {section}\n\n{_first_line(plain_kind)}\n"
         yield from _table(plain_kind)
@@ -61,6 +66,10 @@ def _table(kind: type[BaseModel]) -> Iterator[str]:
     if not rows:
         yield "No keys.\n" if not fields(kind) else ""
         return
+    yield from _rows(rows)
+
+
+def _rows(rows: Sequence[tuple[str, FieldInfo]]) -> Iterator[str]:
     yield "| key | what | default | |\n|---|---|---|---|"
     for name, field in rows:
         what = described(hint_of(field)) or "see the text"

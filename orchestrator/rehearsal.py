@@ -10,10 +10,10 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.causes import HEEDLESS
 from orchestrator.replay import Curve, Replay, replayed
 from orchestrator.rungs import COMPARING, inner, rungs
 from orchestrator.sections import Arm, Sweep
-from orchestrator.status import HEEDLESS
 
 SEEDS = (0, 1)
 MOST = 500  # trials of a made-up search, which takes seconds then

@@ -3,7 +3,7 @@
 import heapq
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import optuna
 import yaml
 
 from aiqn_core.config import ConfigError, Problem, shown
+from aiqn_core.metric import judged_by
 from orchestrator import shapes
 from orchestrator.causes import CUT
 from orchestrator.promotion import settings_of
-from orchestrator.replay_rungs import RESAMPLED, Search, regret_of, searched, stays_within
 from orchestrator.replay_rungs import Curve as Curve
+from orchestrator.replay_rungs import Search, regret_of, searched
+from orchestrator.resampling import drawn_searches, resampled, shares
 from orchestrator.rungs import completed, fewest_arrivals
 from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs, objectives
 from orchestrator.samplers import is_pruned, make_pruner
@@ -43,15 +45,26 @@ class Replay:
     cut: dict[str, int]  # how many of them the recorded search cut short
     beyond: dict[str, int]  # how many of those this pruner would have let go on
     within: dict[str, float | None] = field(default_factory=dict)  # share of resampled searches with little regret
+    searches: int = 0  # how many were drawn
+    typical: float | None = None  # the share of the steps that they took, in the mean
 
 
-def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers: int = 2) -> list[Replay]:
+def replay(
+    run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers: int = 2, searches: int = 0
+) -> list[Replay]:
     """Replay the search trials of a run under each pruner of `{name: ..., argument: ...}`.
 
-    Trials start in the order of their numbers, arms in turn, as soon as one of `workers` is free; the pruner sees every
-    evaluation at its virtual time. Raises RunFolderError for a run without ended search trials, ConfigError for a
-    pruner that does not exist.
+    For pruners of Optuna's so many `searches` are drawn from the recorded trials and replayed as well. Trials start in
+    the order of their numbers, arms in turn, as soon as one of `workers` is free; the pruner sees every evaluation at
+    its virtual time. Raises RunFolderError for a run without ended search trials, ConfigError for a pruner that does
+    not exist.
     """
+    curves, recorded = recorded_curves(run_folder)
+    return [replayed(curves, dict(pruner), recorded, workers, searches) for pruner in pruners]
+
+
+def recorded_curves(run_folder: Path | str) -> tuple[list[Curve], dict[str, Any]]:
+    """The curves of a run's search trials in the order in which trials start, and its sweep; RunFolderError without."""
     folder = RunFolder(Path(run_folder))
     recorded = folder.read_sweep()["sweep"]
     if reason := shapes.wrong(recorded["arms"], shapes.Each(shapes.STEPS), "sweep.arms"):
@@ -65,7 +78,7 @@ def replay(run_folder: Path | str, pruners: Sequence[Mapping[str, Any]], workers
     curves = sorted((curve for curve in curves if curve.points), key=lambda curve: (curve.number, curve.arm))
     if not curves:
         raise RunFolderError(f"{run_folder}: no search trial has ended yet; there is nothing to replay")
-    return [replayed(curves, dict(pruner), recorded, workers) for pruner in pruners]
+    return curves, recorded
 
 
 def parse_pruner(text: str) -> dict[str, Any]:
@@ -88,7 +101,7 @@ def _usable(run: Run) -> bool:
 
 def _curve(run: Run, metric: str) -> Curve:
     points = [
-        (record["step"], record.get("seconds") or 0.0, record.get(metric))
+        (record["step"], record.get("seconds") or 0.0, judged_by(record, metric))
         for record in run.history
         if record["step"] > 0 and ("samples" in record or metric in record)
     ]
@@ -98,8 +111,23 @@ def _curve(run: Run, metric: str) -> Curve:
     return Curve(run.arm, run.number, points, run.state == "completed", run.state in CUT)
 
 
-def replayed(curves: Sequence[Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
+def replayed(
+    curves: Sequence[Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int, searches: int = 0
+) -> Replay:
     """The search of these curves under a pruner; `recorded` is a sweep, of which search and arms are read."""
+    one = _replayed(curves, settings, recorded, workers)
+    if not searches or settings_of(settings) is not None or settings["name"] == "none":
+        return one
+    good, share = dict.fromkeys(one.chosen, 0), 0.0
+    for drawn in resampled(curves, searches):
+        found = _replayed(drawn, settings, recorded, workers)
+        share += found.share / searches
+        for arm, lost in found.regret.items():
+            good[arm] += lost is not None and lost <= REGRET
+    return replace(one, within=shares(curves, good, searches), searches=searches, typical=share)
+
+
+def _replayed(curves: Sequence[Curve], settings: dict[str, Any], recorded: Mapping[str, Any], workers: int) -> Replay:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = objectives(recorded)[0]["direction"]
     make_pruner(settings, direction)  # raises ConfigError for settings that are wrong
@@ -161,6 +189,7 @@ def _promoted(curves: Sequence[Curve], settings: dict[str, Any], recorded: Mappi
     assert promote is not None
     search = Search(curves, promote, recorded)
     gone = searched(search, workers)
+    drawn = drawn_searches(curves, promote, recorded, workers, REGRET)
     by_arm = {arm: [curve for curve in curves if curve.arm == arm] for arm in gone.chosen}
     cut = {arm: sum(curve.cut for curve in own) for arm, own in by_arm.items()}
     return Replay(
@@ -176,7 +205,9 @@ def _promoted(curves: Sequence[Curve], settings: dict[str, Any], recorded: Mappi
         curves={arm: len(own) for arm, own in by_arm.items()},
         cut=cut,
         beyond=gone.beyond,
-        within=stays_within(curves, promote, recorded, workers, REGRET),
+        within=drawn.within,
+        searches=drawn.searches,
+        typical=drawn.steps,
     )
 
 
@@ -231,13 +262,14 @@ def _cut_short(one: Replay) -> list[str]:
 
 
 def _resampled(replays: Sequence[Replay]) -> list[str]:
-    """How often rungs that promote find nearly the best, not only in the search that happened."""
+    """How often a pruner finds nearly the best, not only in the search that happened."""
     found = []
     for one in replays:
-        shares = ", ".join(f"{share:.0%} in {arm}" for arm, share in one.within.items() if share is not None)
-        if shares:
-            drawn = f"of {RESAMPLED} searches drawn from the recorded trials so many choose"
-            found.append(f"{one.pruner}: {drawn} within {REGRET:.0%} of their best: {shares}.")
+        told = ", ".join(f"{share:.0%} in {arm}" for arm, share in one.within.items() if share is not None)
+        if told:
+            drawn = f"of {one.searches} searches drawn from the recorded trials so many choose"
+            cost = "" if one.typical is None else f", for {one.typical:.0%} of the steps"
+            found.append(f"{one.pruner}: {drawn} within {REGRET:.0%} of their best: {told}{cost}.")
     return found
 
 

@@ -2,14 +2,11 @@
 
 import heapq
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from orchestrator.promotion import Contest, Settings, audited, rungs_of
-
-RESAMPLED = 200  # searches drawn from the recorded trials
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,8 @@ class Search:
         for arm, contest in self.contests.items():
             for number, passed in contest.claims():
                 contest.promote(number, passed)
-            for number, passed in contest.due():
+            while due := contest.due():
+                number, passed = due[0]
                 contest.promote(number, passed)
                 self.gone.parked -= 1
                 if (stay := self._stay(number, self.at.pop(number) + 1)) is not None:
@@ -147,33 +145,6 @@ def at_once(search: Search) -> Gone:
     while (stay := search.take()) is not None:
         search.leave(stay)
     return search.gone
-
-
-def stays_within(
-    curves: Sequence[Curve], settings: Settings, recorded: Mapping[str, Any], workers: int, regret: float
-) -> dict[str, float | None]:
-    """By arm the share of resampled searches whose choice is within `regret` of the best that was drawn.
-
-    Each search draws as many trials of each arm as were recorded, with replacement. None for an arm with curves that
-    the recorded search cut short: how good they would have become is not known.
-    """
-    draw, names = random.Random(0), list(dict.fromkeys(curve.arm for curve in curves))  # noqa: S311 (not a secret)
-    good = dict.fromkeys(names, 0)
-    for drawn in _resamples(curves, names, draw):
-        search = Search(drawn, settings, recorded)
-        gone = searched(search, workers) if settings.asynchronous else at_once(search)
-        for arm in names:
-            lost = regret_of(gone.chosen[arm], [curve for curve in drawn if curve.arm == arm], search.best)
-            good[arm] += lost is not None and lost <= regret
-    cut = {curve.arm for curve in curves if curve.cut}
-    return {arm: None if arm in cut else good[arm] / RESAMPLED for arm in names}
-
-
-def _resamples(curves: Sequence[Curve], names: Sequence[str], draw: random.Random) -> Iterator[list[Curve]]:
-    own = {arm: [curve for curve in curves if curve.arm == arm] for arm in names}
-    for _ in range(RESAMPLED):
-        drawn = {arm: iter(draw.choices(found, k=len(found))) for arm, found in own.items()}
-        yield [next(drawn[curve.arm]) for curve in curves]
 
 
 def regret_of(value: float | None, curves: Sequence[Curve], best: Callable[..., float]) -> float | None:

@@ -14,6 +14,8 @@ runs/<sweep>/
   submission.json the job that `aiqn submit` made: where, and under which name
   spent.json      hours that all starts of the sweep have taken together
   finished.json   how the folder looked when every trial had ended, by which the next start knows it without reading it
+  code/<hash>/    somebody's own code, each version that trials ran with
+  aside/<arm>-<n> trials that no longer count: a run folder of its own for those who read (see `orchestrator.aside`)
   control/        requests from outside, polled by the driver
   report/
 """
@@ -30,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aiqn_core.metric import judged_by
 from orchestrator import shapes
 from orchestrator.causes import FINISHED as FINISHED
 from orchestrator.causes import RECORDED, Stage, State
@@ -95,6 +98,11 @@ class Run:
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of every record that holds the metric."""
         return [(record["step"], record[metric]) for record in self.history if record.get(metric) is not None]
+
+    def judged(self, metric: str) -> list[tuple[int, float]]:
+        """The same with what stands for the metric at rungs, where these are evaluated with fewer samples."""
+        values = ((record["step"], judged_by(record, metric)) for record in self.history)
+        return [(step, value) for step, value in values if value is not None]
 
 
 def trial_id(arm: str, stage: str, number: int) -> str:
@@ -262,6 +270,19 @@ class RunFolder:
         return self.path / "finished.json"
 
     @property
+    def code(self) -> Path:
+        return self.path / "code"
+
+    @property
+    def aside(self) -> Path:
+        return self.path / "aside"
+
+    @property
+    def mlflow(self) -> Path:
+        """In a folder of `aside`: MLflow's runs of its trials."""
+        return self.path / "mlflow.json"
+
+    @property
     def control(self) -> Path:
         return self.path / "control"
 
@@ -358,7 +379,7 @@ class RunFolder:
 
 def without_model(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """A protocol without what concerns only the model that is scored."""
-    return {key: value for key, value in protocol.items() if key not in ("model_weights", "labels")}
+    return {key: value for key, value in protocol.items() if key not in ("model_weights", "labels", "drawn_by")}
 
 
 def _is_baseline(value: Any) -> bool:

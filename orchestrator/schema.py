@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from aiqn_core.config import NAMED, PLAIN, SECTIONS, Chosen, ModelConfig
+from aiqn_core.command import NAME as VALUE
+from aiqn_core.command import Command
+from aiqn_core.config import BESIDE_COMMAND, NAMED, PLAIN, SECTIONS, Chosen, ModelConfig
 from orchestrator.document import KEYS
 from orchestrator.objectives import known_metrics
 from orchestrator.runs import NAME, SWEEP_NAME
@@ -27,8 +29,17 @@ def json_schema() -> dict[str, Any]:
     schema = OwnSections.model_json_schema()
     definitions = schema["$defs"]
     definitions |= {key: _section_schema(key) for key in SECTIONS}
-    definitions["arm"] = _object({**sections, "space": {"$ref": "#/$defs/space"}}, "A method, and what may vary in it.")
-    definitions["dimension"] = _dimension_schema()
+    method = _object({**sections, "space": {"$ref": "#/$defs/space"}}, "A method, and what may vary in it.")
+    definitions["arm"] = {"if": {"required": ["command"]}, "then": {"$ref": "#/$defs/command"}, "else": method}
+    definitions["command"] = _command_schema(sections)
+    definitions["dimension"] = _dimension_schema("space")
+    definitions["value"] = _dimension_schema("values")
+    definitions["values"] = {
+        "type": "object",
+        "description": "What may vary: the names in braces of the command.",
+        "patternProperties": {f"^{VALUE.pattern}$": {"$ref": "#/$defs/value"}},
+        "additionalProperties": False,
+    }
     dimensions = {key: {"$ref": "#/$defs/dimension"} for key in searchable()}
     definitions["space"] = {
         "type": "object",
@@ -137,7 +148,17 @@ def _settings_schema(kind: type[BaseModel]) -> dict[str, Any]:
     return _object(schema.get("properties", {}), " ".join((kind.__doc__ or "").split("\n")[0].split()))
 
 
-def _dimension_schema() -> dict[str, Any]:
+def _command_schema(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm that is a command, with the sections that mean something to it."""
+    own = _settings_schema(Command)["properties"]
+    steps = {"steps": _settings_schema(PLAIN["train"])["properties"]["steps"]}
+    train = _object(steps, "How many steps the command is told to train; what one is, it decides itself.")
+    keys = {"command": own["line"], "values": own["values"], "files": own["files"]}
+    beside = {key: sections[key] for key in BESIDE_COMMAND} | {"train": train}
+    return _object({**beside, **keys, "space": {"$ref": "#/$defs/values"}}, (Command.__doc__ or "").strip())
+
+
+def _dimension_schema(space: str) -> dict[str, Any]:
     number, choices = {"type": "number"}, {"type": "array", "minItems": 1}
     keys = {
         "low": {**number, "description": "The smallest value."},
@@ -146,7 +167,7 @@ def _dimension_schema() -> dict[str, Any]:
         "step": {"type": ["number", "null"], "description": "The distance of two values."},
     }
     bounds = {**_object(keys, "A range, both ends included."), "required": ["low", "high"]}
-    below = {"anyOf": [{"$ref": "#/$defs/space"}, {"type": "null"}]}
+    below = {"anyOf": [{"$ref": f"#/$defs/{space}"}, {"type": "null"}]}
     branches = {"type": "object", "minProperties": 1, "not": {"required": ["low"]}, "additionalProperties": below}
     return {"anyOf": [choices, bounds, branches]}
 

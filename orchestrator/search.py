@@ -31,9 +31,8 @@ from orchestrator.plan import room
 from orchestrator.preflight import Answer, Preflight, examine, probing, question
 from orchestrator.runs import RunFolder, RunFolderError
 from orchestrator.sections import Resources
-from orchestrator.start import Interrupt
-from orchestrator.start import run_sweep as run_sweep  # which many know from here
-from orchestrator.tracking import Mirroring
+from orchestrator.signals import Interrupt
+from orchestrator.tracking.process import Mirroring
 from orchestrator.trial import Assignment, is_evaluation, run_trial
 
 if TYPE_CHECKING:
@@ -339,7 +338,7 @@ def ask_here(node: str, asked: Mapping[str, Any]) -> Answer:
     return lambda: found
 
 
-def drive(ledger: Ledger, view: View, interrupt: "Interrupt", mirror: Mirroring) -> str:
+def drive(ledger: Ledger, view: View, interrupt: Interrupt, mirror: Mirroring) -> str:
     """Train on the Ray cluster until the ledger is complete or the sweep is told to stop.
 
     Connects to the cluster of RAY_ADDRESS where set, else starts one on this machine. Raises what failed in the

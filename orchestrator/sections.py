@@ -1,6 +1,5 @@
 """What a sweep is: the sections of its file, checked by pydantic, its arms, and what may change while it runs."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,8 @@ from orchestrator.space import (
     merge,
 )
 from orchestrator.stores import EXPECTED, is_known
+
+CODE_HASH = "code.hash"  # the key of an arm that changes where its code is edited
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -173,6 +174,8 @@ class OwnSections(Section):
     budget: Budget = Budget()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
+    notify: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """A command, word for word, that is run once when the sweep has ended or stopped: see the README."""
 
     @field_validator("name")
     @classmethod
@@ -206,6 +209,7 @@ class Sweep:
     budget: Budget
     tracking: Tracking
     cluster: Cluster
+    notify: tuple[str, ...] = ()
     code: Code | None = None  # somebody's own, imported
 
     def config(self, arm: str, params: Mapping[str, Any], seed: int) -> TrainConfig:
@@ -229,12 +233,6 @@ class Sweep:
         return json.loads(json.dumps({"name": self.name, "arms": arms, **own}))
 
 
-def trial_seed(search_seed: int, arm: str, number: int) -> int:
-    """The seed of a search trial, 31 bits: the same on every start, and on every machine."""
-    digest = hashlib.sha256(f"{search_seed}/{arm}/{number}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Dotted keys (of two `Sweep.to_dict`) whose change would alter the meaning of trials that have finished.
 
@@ -247,8 +245,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if name not in new["arms"]:
             changed.append(f"arms.{name}")
         else:
-            changed += [f"arms.{name}.{key}" for key in _changed(arm, new["arms"][name])]
+            changed += [f"arms.{name}.{key}" for key in _arm_changes(arm, new["arms"][name])]
     return sorted(changed + _final_differences(old, new))
+
+
+def _arm_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys of an arm that differ; edited code is one of them, by which the settings of before are read too."""
+    before, after = old.get("code"), new.get("code")
+    if before and after and before["name"] == after["name"] and before != after:
+        return [CODE_HASH, *_changed({**old, "code": after}, new)]
+    return _changed(old, new)
 
 
 def _search_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -290,4 +296,5 @@ def with_final(mapping: Mapping[str, Any], final: Final | None) -> dict[str, Any
         return dict(mapping)
     steps = {} if final.steps is None else {"steps": final.steps}
     extrapolate = {} if of_vectors(mapping) else {"extrapolate": True}
-    return merge(mapping, {"train": steps, "evaluate": {**extrapolate, **final.evaluate}})
+    cheap = {"rungs": None} if mapping["evaluate"].get("rungs") else {}  # of rungs, which finals have none of
+    return merge(mapping, {"train": steps, "evaluate": {**cheap, **extrapolate, **final.evaluate}})

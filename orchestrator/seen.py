@@ -3,10 +3,13 @@
 In the journal a parked trial is RUNNING: Optuna lets none go on that has ended, and it may be promoted. Samplers pass
 over running trials, so each would learn only from the few that went through. What they are shown is the truth in the
 words that they know: a parked trial is one that was stopped (PRUNED) after its last value.
+
+Audited trials go through whatever they score, and `tpe` takes every trial that completed for better than all that were
+stopped. So an audited trial that has not earned its place is shown as stopped at the rung where it would be parked.
 """
 
 import copy
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -23,16 +26,20 @@ def is_parked(trial: FrozenTrial) -> bool:
     return bool(outcome.get("state") == State.PARKED)
 
 
-class Seen(Study):
-    """A study in which parked trials have ended."""
+Until = Callable[[int], int | None]  # of a trial's number the step up to which it is shown; None: all of it
 
-    def __init__(self, study: Study) -> None:
+
+class Seen(Study):
+    """A study in which parked trials have ended, and audited ones where they would have been parked."""
+
+    def __init__(self, study: Study, until: Until) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
+        self._until = until
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = [_as_ended(trial) for trial in super()._get_trials(deepcopy=False)]
+        trials = [_as_ended(trial, self._until(trial.number)) for trial in super()._get_trials(deepcopy=False)]
         found = [trial for trial in trials if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
@@ -40,36 +47,40 @@ class Seen(Study):
         return self._get_trials(deepcopy, states)
 
 
-def _as_ended(trial: FrozenTrial) -> FrozenTrial:
-    if trial.state != TrialState.RUNNING or not is_parked(trial):
+def _as_ended(trial: FrozenTrial, until: int | None) -> FrozenTrial:
+    parked = trial.state == TrialState.RUNNING and is_parked(trial)
+    if not parked and (trial.state != TrialState.COMPLETE or until is None):
         return trial
     ended = copy.copy(trial)
+    if not parked:
+        known = trial.intermediate_values.items()
+        ended.intermediate_values = {step: value for step, value in known if until is None or step <= until}
     ended.state, ended.datetime_complete = TrialState.PRUNED, trial.datetime_start
-    ended.values = None if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
+    ended.values = None if ended.last_step is None else [ended.intermediate_values[ended.last_step]]
     return ended
 
 
 class OfSeen(BaseSampler):
     """A sampler that is shown a study as `Seen` tells it."""
 
-    def __init__(self, sampler: BaseSampler) -> None:
-        self.sampler = sampler
+    def __init__(self, sampler: BaseSampler, until: Until) -> None:
+        self.sampler, self.until = sampler, until
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self.sampler.infer_relative_search_space(Seen(study), trial)
+        return self.sampler.infer_relative_search_space(Seen(study, self.until), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self.sampler.sample_relative(Seen(study), trial, search_space)
+        return self.sampler.sample_relative(Seen(study, self.until), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self.sampler.sample_independent(Seen(study), trial, param_name, param_distribution)
+        return self.sampler.sample_independent(Seen(study, self.until), trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self.sampler.before_trial(Seen(study), trial)
+        self.sampler.before_trial(Seen(study, self.until), trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
-        self.sampler.after_trial(Seen(study), trial, state, values)
+        self.sampler.after_trial(Seen(study, self.until), trial, state, values)

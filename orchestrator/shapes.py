@@ -71,6 +71,7 @@ TRAINING = {
     "model": Maybe(MODEL),
     "data": Maybe({"name": str, "path": Maybe(str)}),
     "optimizer": Maybe(dict),
+    "command": Maybe({"line": [str], "files": [str], "hash": str, "values": dict}),
     "train": Maybe({"steps": Maybe(COUNT), "batch_size": Maybe(COUNT)}),
     "evaluate": Maybe({"every": Maybe(Within(1, whole=True)), "features": Maybe(str)}),
 }

@@ -49,17 +49,18 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
 
 
-def watched(items: Iterator[Item], folder: TrialFolder, seconds: float | None) -> Iterator[Item]:
+def watched(items: Iterator[Item], folder: TrialFolder, seconds: float | None, *, loads: bool = True) -> Iterator[Item]:
     """The items, with a watch on the time that each but the first takes to come; None: no watch.
 
     Until the first has come a trial loads: models, checkpoints, the libraries of its optimizer. Its status says when
-    that is over; a trial that hangs before is ended by the driver.
+    that is over; a trial that hangs before is ended by the driver. Where nothing `loads`, all are watched.
     """
-    first = next(items, None)
+    first = next(items, None) if loads else None
     folder.update_status(loaded=True, sync=False)
-    if first is None:
+    if first is not None:
+        yield first
+    elif loads:
         return
-    yield first
     if seconds is None:
         yield from items
         return

@@ -16,7 +16,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from aiqn_core.config import NAMED, SECTIONS, ConfigError, Problem, join, key_types, nearest, shown
@@ -185,8 +186,13 @@ def _stored(dimension: Number | Choice, value: Any) -> Any:
 
 
 def apply(base: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """A new nested configuration: `base` with each dotted path of `params` set; sections are merged, not replaced."""
+    """A new nested configuration: `base` with each dotted path of `params` set; sections are merged, not replaced.
+
+    Those of a command are its values.
+    """
     result = merge({}, base)
+    if (command := base.get("command")) is not None:
+        return {**result, "command": {**command, "values": {**(command.get("values") or {}), **params}}}
     for path in sorted(params, key=lambda path: path.count(".")):  # a whole section before its keys
         section, _, key = path.partition(".")
         result = merge(result, {section: {key: params[path]} if key else params[path]})
@@ -220,6 +226,36 @@ def variations(space: Space, points: Callable[[Number], Sequence[float]] = Numbe
     for i, option in enumerate(options):
         for part in option[1:]:
             yield {path: value for other in (*first[:i], part, *first[i + 1 :]) for path, value in other.items()}
+
+
+def covering(space: Space, random: Random) -> list[dict[str, Any]]:
+    """Few configurations in which each choice is made at least once, also those of branches; numbers are random."""
+    columns: list[list[Callable[[], dict[str, Any]]]] = []
+    for dimension in space.dimensions:
+        if isinstance(dimension, Number):
+            columns.append([partial(_drawn, dimension, random)])
+        else:
+            columns.append(
+                [
+                    partial(dict, {dimension.path: value, **below})
+                    for value, branch in zip(dimension.values, dimension.branches, strict=True)
+                    for below in covering(branch, random)
+                ]
+            )
+    rounds = max(map(len, columns), default=1)
+    return [{k: v for column in columns for k, v in column[i % len(column)]().items()} for i in range(rounds)]
+
+
+def _drawn(number: Number, random: Random) -> dict[str, Any]:
+    """A random value of a range."""
+    if number.step is not None or (number.integer and not number.log):
+        low, step = Decimal(str(number.low)), Decimal(str(number.step or 1))
+        value = low + random.randrange(int((Decimal(str(number.high)) - low) / step) + 1) * step
+        return {number.path: int(value) if number.integer else float(value)}
+    ends = (math.log(number.low), math.log(number.high)) if number.log else (number.low, number.high)
+    drawn = random.uniform(*ends)
+    inside = min(max(math.exp(drawn) if number.log else drawn, number.low), number.high)
+    return {number.path: round(inside) if number.integer else inside}
 
 
 def count_combinations(space: Space, points: Callable[[Number], Sequence[float]] = Number.ends) -> int:

@@ -6,15 +6,14 @@ Ray and Optuna, which take seconds to import, come in only where there is someth
 import hashlib
 import json
 import os
-import signal
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from aiqn_core.code import keep
+from aiqn_core.command import keep_command
 from orchestrator import shapes
 from orchestrator.continuing import check_continues
 from orchestrator.control import note_stop, take_requests
@@ -24,15 +23,16 @@ from orchestrator.outcome import SweepFailedError
 from orchestrator.plan import plan_at_start
 from orchestrator.runs import FORMAT, Run, RunFolder, load_runs, read_json, write_bytes, write_json
 from orchestrator.sections import Sweep
+from orchestrator.signals import Interrupt
 from orchestrator.stores import Store, choose, note
-from orchestrator.tracking import Mirroring, mirroring, nothing_to_send
+from orchestrator.tracking.process import Mirroring, mirroring
+from orchestrator.tracking.progress import nothing_to_send
 from orchestrator.watch import Signature, Watch, signature
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Ledger
 
 NOTHING_TO_TRAIN = "Nothing to train: every trial has ended."
-ONE_SIGNAL_SECONDS = 0.5  # a terminal and our supervisor both pass on the same one
 
 
 def run_sweep(sweep: Sweep, runs_dir: Path | str = "runs", view: View | None = None) -> list[Run]:
@@ -58,7 +58,7 @@ def train(sweep: Sweep, runs_dir: Path | str, view: View | None = None) -> None:
         raise storage_error(run.path, error) from error
 
 
-def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: "Interrupt") -> None:
+def conduct(run: RunFolder, sweep: Sweep, view: View, interrupt: Interrupt) -> None:
     """`run_sweep` for the holder of the run folder's lock."""
     store = open_run(run, sweep)
     if said := note(store, os.environ):
@@ -103,7 +103,7 @@ def looks_finished(run: RunFolder, signatures: Mapping[str, Signature]) -> bool:
     return known is not None and run.read_sweep()["finished"] is True and known["looks"] == looks(run, signatures)
 
 
-def train_what_is_left(ledger: "Ledger", view: View, interrupt: "Interrupt", mirror: Mirroring) -> str:
+def train_what_is_left(ledger: "Ledger", view: View, interrupt: Interrupt, mirror: Mirroring) -> str:
     """Train until every trial has ended, or the sweep is told to stop; gives what stops one whose trials fail alike."""
     from orchestrator.driver import Spent
 
@@ -139,6 +139,8 @@ def open_run(run: RunFolder, sweep: Sweep) -> Store:
     }
     if sweep.code is not None:
         keep(sweep.code, run.path)
+    for arm in sweep.arms.values():
+        keep_command(arm.base.get("command"), sweep.path.parent, run.path)
     if content != before:
         write_bytes(run.sweep_yaml, sweep.text.encode())
         write_json(run.sweep_json, content)
@@ -158,28 +160,3 @@ def write_report(run: RunFolder) -> None:
 
     if load_runs(run.path):
         write(run.path)
-
-
-class Interrupt:
-    """SIGINT and SIGTERM finish the evaluations in progress, then stop; a second one stops at once.
-
-    Entered once more after Ray has started, which sets handlers of its own.
-    """
-
-    def __init__(self) -> None:
-        self.asked, self.when = False, 0.0
-        self.before: list[dict[int, Any]] = []
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.asked and now - self.when > ONE_SIGNAL_SECONDS:
-            os._exit(3)  # checkpoints are on disk, and Ray's processes end with ours
-        self.asked, self.when = True, self.when or now
-
-    def __enter__(self) -> Self:
-        self.before.append({number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)})
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        for number, handler in self.before.pop().items():
-            signal.signal(number, handler)

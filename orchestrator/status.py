@@ -2,16 +2,17 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from orchestrator import shapes
-from orchestrator.causes import End, Stage, State
+from orchestrator.causes import HEEDLESS, End, Stage, State
 from orchestrator.runs import DAMAGED, Damage, Run, RunFolder, TrialFolder, load_runs, objectives, read_checked
 from orchestrator.submit.targets import state_line
 
 TROUBLED = (State.FAILED, State.DIVERGED, State.STOPPED)
-HEEDLESS = ("random", "grid", "qmc")  # samplers that ask no trial how it ended
+WATCH_SECONDS = 5.0  # between two looks of somebody who watches
 MOST_DAMAGED = 10  # that are listed
 SHOWN = 3  # trials of each cause that are named with their logs
 
@@ -48,24 +49,87 @@ def status_lines(run_folder: Path | str) -> list[str]:
     return lines
 
 
-def _stage(runs: list[Run], stage: Stage, sweep: dict) -> str:
+def status_facts(run_folder: Path | str) -> dict[str, Any]:
+    """Where a run stands as plain JSON, for scripts; raises RunFolderError where there is no run folder.
+
+    Each stage of each arm has its trials by state, how many there will be, and the best value with its trial, or null.
+    """
+    folder = RunFolder(Path(run_folder))
+    if folder.submission.exists() and not folder.sweep_json.exists():
+        return {"run": str(folder.path), "state": "waiting", "submission": state_line(folder)}
+    content, owner = folder.read_sweep(), folder.owner()
+    runs, sweep = load_runs(folder.path), content["sweep"]
+    arms: dict[str, dict[str, Any]] = {}
+    for arm in sweep["arms"]:
+        for stage in Stage:
+            own = [run for run in runs if (run.arm, run.stage) == (arm, stage)]
+            best = _best(own, sweep)
+            arms.setdefault(arm, {})[stage] = {
+                "expected": _expected(stage, sweep),
+                "states": dict(Counter(run.state for run in own)),
+                "best": None if best is None else {"value": best[0], "trial": best[1]},
+            }
+    troubled = [run for run in runs if run.state in TROUBLED]
+    return {
+        "run": str(folder.path),
+        "name": content["name"],
+        "state": "finished" if content["finished"] else "running" if owner is not None else "stopped",
+        "driver": owner,
+        "objectives": objectives(sweep),
+        "arms": arms,
+        "training": [
+            {"trial": run.id, "step": run.history[-1]["step"] if run.history else 0, "steps": run.status.get("steps")}
+            for run in runs
+            if run.state == State.RUNNING
+        ],
+        "troubles": [
+            {"trial": run.id, "state": run.state, "cause": run.cause, "log": str(log_of(run))}
+            | {"message": run.status.get("message")}
+            for run in troubled
+        ],
+    }
+
+
+def looks(run_folder: Path | str, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    """A turn for each look at a run, until it has finished or nobody drives it any more."""
+    folder = RunFolder(Path(run_folder))
+    while True:
+        over = not folder.submission.exists() and folder.owner() is None  # before the look, which then shows the end
+        yield
+        if over or (folder.sweep_json.exists() and folder.read_sweep()["finished"]):
+            return
+        sleep(WATCH_SECONDS)
+
+
+def _expected(stage: Stage, sweep: dict) -> int:
+    """How many trials of a stage each arm has."""
     final = sweep["final"]
-    expected = (
-        sweep["search"]["trials"] if stage == Stage.SEARCH else final["top"] * len(final["seeds"]) if final else 0
-    )
+    if stage == Stage.SEARCH:
+        return int(sweep["search"]["trials"])
+    return final["top"] * len(final["seeds"]) if final else 0
+
+
+def _stage(runs: list[Run], stage: Stage, sweep: dict) -> str:
     counts = Counter(run.state for run in runs)
     open_ = counts[State.RUNNING] + counts[State.PARKED] + counts[DAMAGED]
-    parts = [f"{sum(counts.values()) - open_}/{expected} done"]
+    parts = [f"{sum(counts.values()) - open_}/{_expected(stage, sweep)} done"]
     parts += [f"{count} {state}" for state, count in sorted(counts.items()) if state != "completed"]
+    if (best := _best(runs, sweep)) is not None:
+        parts.append(f"best {objectives(sweep)[0]['metric']} {best[0]:.4g} ({best[1]})")
+    return ", ".join(parts)
+
+
+def _best(runs: list[Run], sweep: dict) -> tuple[float, str] | None:
+    """The best last value of the objective among trials that completed, and the trial; None without any."""
     objective = objectives(sweep)[0]
     sign = 1 if objective["direction"] == "minimize" else -1
     scored = [
         (sign * run.curve(objective["metric"])[-1][1], run.id) for run in runs if _scored(run, objective["metric"])
     ]
-    if scored:
-        value, trial = min(scored)
-        parts.append(f"best {objective['metric']} {sign * value:.4g} ({trial})")
-    return ", ".join(parts)
+    if not scored:
+        return None
+    value, trial = min(scored)
+    return sign * value, trial
 
 
 def _scored(run: Run, metric: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from orchestrator.runs import RunFolder, RunFolderError
 
@@ -140,3 +140,19 @@ def plain(reason: Exception, uri: str) -> str:
             f"this store is of another MLflow than the one installed; back it up, then run: mlflow db upgrade {address}"
         )
     return f"{type(reason).__name__}: {reason}".splitlines()[0][:500]
+
+
+def default_uri(run: RunFolder) -> str:
+    """The tracking store used where the sweep file names none: SQLite inside the run folder."""
+    path = str(run.path.resolve() / "mlflow.db")
+    if "%" not in path and "?" not in path:
+        return f"sqlite:///{path}"
+    # SQLAlchemy reads the path as part of a URL; where no driver is named, MLflow makes a folder of the quoted name.
+    return f"sqlite+pysqlite:///{quote(path)}"
+
+
+def database(run: RunFolder, uri: str) -> Path | None:
+    """The file of a store of SQLite; None for a server or another database."""
+    if uri == default_uri(run):
+        return run.path / "mlflow.db"
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None

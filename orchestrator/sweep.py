@@ -8,12 +8,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from aiqn_core.code import Code, load_code
+from aiqn_core.command import KEYS as OF_COMMANDS
+from aiqn_core.command import program_of, program_problem, read_command
 from aiqn_core.config import (
+    BESIDE_COMMAND,
     NAMED,
     PLAIN,
     SECTIONS,
     ConfigError,
     all_keys,
+    command_problems,
     join,
     key_types,
     loss_keys,
@@ -28,7 +32,7 @@ from orchestrator.objectives import with_objectives
 from orchestrator.runs import NAME
 from orchestrator.search_checks import check_search
 from orchestrator.sections import Arm, OwnSections, Sweep
-from orchestrator.space import Choice, Space, merge, parse_space
+from orchestrator.space import RANGE_KEYS, Choice, Number, Space, merge, parse_space
 
 
 def load_sweep(
@@ -54,6 +58,7 @@ def load_sweep(
     check_configurations(document, own, arms)
     if check_data:
         check_data_is_there(document, arms)
+        check_programs_are_there(document, arms)
         check_weights_are_there(document, own, arms)
     if document.mistakes:
         raise SweepError(document.mistakes)
@@ -87,7 +92,7 @@ def _own_sections(document: Document, arms: dict[str, Arm]) -> OwnSections:
             if all(mistake.path != path for mistake in document.mistakes):  # such as a variable that is not there
                 document.complain(path, _message(detail))
             section, *keys = detail["loc"]
-            if keys and section in good:
+            if keys and isinstance(good.get(section), dict):
                 good[section] = {key: value for key, value in good[section].items() if key != keys[0]}
             elif section != "name":
                 good.pop(section, None)
@@ -163,13 +168,18 @@ def _arm(
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 64:
         message = f"saw the name {name!r}, expected up to 64 letters, digits, '_' and '.', the first a letter or digit"
         document.complain(path, message)
-    valid = (*SECTIONS, "space")
+    valid = (*SECTIONS, "space", *OF_COMMANDS)
     if not isinstance(section, dict):
         document.complain(path, f"saw {shown(section)}, expected a mapping with keys among: {', '.join(valid)}")
         section = {}
     for key in section:
         if key not in valid:
             document.complain(join(path, key), f"unknown key; {nearest(key, valid)}")
+    if "command" in section:
+        return _command_arm(document, str(name), section, defaults, code)
+    for key in OF_COMMANDS:
+        if key in section:
+            document.complain(join(path, key), f"saw {key} without a command, expected both or neither")
     space, problems = parse_space(section.get("space"), join(path, "space"), keys)
     for problem in problems:
         document.complain(*problem)
@@ -177,6 +187,67 @@ def _arm(
     if code is not None and _reaches(code, base, space):
         base["code"] = code.recorded()
     return Arm(str(name), base, space)
+
+
+def _command_arm(
+    document: Document, name: str, section: dict[str, Any], defaults: dict[str, Any], code: Code | None
+) -> Arm:
+    """An arm that is a command: the sections at the top of the file are those of all arms as far as it knows them."""
+    path = join("arms", name)
+    for problem in command_problems(section, (*BESIDE_COMMAND, "space", *OF_COMMANDS)):
+        document.complain(join(path, problem.path), problem.message)
+    own = {key: value for key, value in section.items() if key in BESIDE_COMMAND}
+    beside = {key: defaults[key] for key in BESIDE_COMMAND} | {"train": {"steps": defaults["train"].get("steps")}}
+    base = merge(beside, _training_sections(document, own, path, code))
+    base["train"] = {"steps": base["train"].get("steps")}
+    kinds = _kinds_of_values(section.get("space"))
+    space, problems = parse_space(section.get("space"), join(path, "space"), kinds)
+    for problem in problems:
+        document.complain(*problem)
+    if code is not None and _reaches(code, base, space):
+        base["code"] = code.recorded()
+    try:
+        base["command"] = read_command(section, list(kinds), document.source.parent)
+    except ConfigError as error:
+        for problem in error.problems:
+            document.complain(_in_space(space, join(path, problem.path)), problem.message)
+        base["command"] = {"line": ["false"], "values": {}, "files": [], "hash": ""}  # so that the rest is checked
+    return Arm(name, base, space)
+
+
+def _in_space(space: Space, path: str) -> str:
+    """Where a key of a space stands that may stand in a branch of it."""
+    found = (one.where for one in _dimensions(space) if one.where.endswith(f".{path.rpartition('.')[2]}"))
+    return next(found, path) if ".space." in path else path
+
+
+def _dimensions(space: Space) -> Iterator[Number | Choice]:
+    for dimension in space.dimensions:
+        yield dimension
+        for branch in dimension.branches if isinstance(dimension, Choice) else ():
+            yield from _dimensions(branch)
+
+
+def _kinds_of_values(mapping: object) -> dict[str, Any]:
+    """The names in the space of a command with their types: a range of integers is one of integers, lists are words."""
+    found: dict[str, Any] = {}
+    for key, value in mapping.items() if isinstance(mapping, dict) else ():
+        if isinstance(value, dict) and any(word in value for word in RANGE_KEYS):
+            whole = all(type(value.get(word, 0)) in (int, type(None)) for word in ("low", "high", "step"))
+            found[str(key)] = int if whole else float
+        else:
+            found[str(key)] = object
+            for below in value.values() if isinstance(value, dict) else ():
+                found |= _kinds_of_values(below)
+    return found
+
+
+def check_programs_are_there(document: Document, arms: dict[str, Arm]) -> None:
+    """Note the commands whose program is not on this machine."""
+    for arm in arms.values():
+        command = arm.base.get("command")
+        if command is not None and (told := program_problem(program_of(command, document.source.parent))):
+            document.complain(f"arms.{arm.name}.command", told)
 
 
 def _reaches(code: Code, base: Mapping[str, Any], space: Space) -> bool:

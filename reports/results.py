@@ -287,6 +287,8 @@ def untrained(runs: Iterable[Run], metric: str) -> list[float]:
 def protocol(run: Run, metric: str) -> tuple[tuple[str, Any], ...]:
     """How the last value of a metric was measured: extractor, image size, reference, ..., samples and steps."""
     recorded = {k: v for k, v in (run.provenance.get("protocol") or {}).items() if k != "samples"}
+    if recorded.pop("drawn_by", None) is not None:  # by weights of its own choice: nothing that sets an arm apart
+        recorded["model_weights"] = "averaged"
     record = last_record(run, metric)
     return (*sorted(recorded.items()), ("samples", record.get("samples")), ("steps", record.get("step")))
 

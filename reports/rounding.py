@@ -1,7 +1,7 @@
 """Numbers as people read them: rounding never flatters."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any, NamedTuple
 
@@ -94,6 +94,11 @@ def parameter(value: Any) -> str:
 def configuration(params: dict[str, Any]) -> str:
     """Hyperparameters on one line, in the order they were chosen."""
     return ", ".join(f"{key} = {parameter(value)}" for key, value in params.items())
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a sentence: "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def plural(count: int, noun: str) -> str:

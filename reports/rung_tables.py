@@ -77,7 +77,7 @@ def rungs_of_arm(results: Results, arm: str, settings: Settings) -> ArmRungs:
     free = {run.number for run in runs if audited(settings, seed, arm, run.number - first)}
     for run in runs:
         contest.enter(run.number, run.number in free)
-        for step, value in run.curve(results.objective.name):
+        for step, value in run.judged(results.objective.name):
             contest.reached(run.number, step, results.objective.key(value))
         if run.state == "parked":
             contest.park(run.number, last_step(run))

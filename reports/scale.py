@@ -17,7 +17,7 @@ from reports.results import (
     summarise,
     values_of,
 )
-from reports.rounding import MISSING, plus_minus, rounded, whole, with_interval
+from reports.rounding import MISSING, listed, plus_minus, rounded, whole, with_interval
 from reports.tables import Table
 
 REAL = "real"
@@ -175,11 +175,7 @@ def scale(results: Results) -> str:
     arms = {arm: summarise(values_of(chosen_finals(results, arm), metric.name)) for arm in results.arms}
     beaten = [arm for arm, one in arms.items() if one and metric.key(one.mean) >= metric.key(values[best].value)]
     says = f"For scale, {metric.name} of {', of '.join(told)}"
-    return (
-        f"{says}, which {' and '.join(beaten)} {'does' if len(beaten) == 1 else 'do'} not beat."
-        if beaten
-        else f"{says}."
-    )
+    return f"{says}, which {listed(beaten)} {'does' if len(beaten) == 1 else 'do'} not beat." if beaten else f"{says}."
 
 
 def levels(results: Results, metric: Metric) -> dict[str, float]:

@@ -14,8 +14,8 @@ from orchestrator import shapes
 from orchestrator.causes import Stage
 from orchestrator.moved import bring_home
 from orchestrator.runs import TRIAL_ID, Damage, Run, RunFolder, RunFolderError, checked, read_json, run_of
-from orchestrator.stores import VARIABLE, plain, store_of_run, without_password
-from orchestrator.tracking import QUIET, RECORDED_TAG, STATUS_TAG, default_uri, found_runs
+from orchestrator.stored import QUIET, RECORDED_TAG, STATUS_TAG, found_runs
+from orchestrator.stores import VARIABLE, default_uri, plain, store_of_run, without_password
 from reports.results import Results, results_of, shown_run, sweep_text
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.runs import Run
 from reports.results import Metric, Results, Summary, chosen_finals, differing_protocols, summarise, values_of
+from reports.rounding import listed
 from reports.scale import real_score
 
 LEVEL = 0.05  # of all pairs together
@@ -117,7 +118,7 @@ def _incomparable(results: Results, metric: Metric, summaries: Mapping[str, Summ
     if real is None or not beyond:
         return ""
     more = "less" if metric.lower_is_better else "more"
-    return f"{metric.name} of real images is {real.text}, that of {' and '.join(beyond)} {more}, which damage does too"
+    return f"{metric.name} of real images is {real.text}, that of {listed(beyond)} {more}, which damage does too"
 
 
 def _verdict(

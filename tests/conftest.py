@@ -12,6 +12,7 @@ from orchestrator.sweep import load_sweep
 
 # Before anything imports ray or mlflow: nothing phones home from a test either.
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nor does a server start workers that nobody asks for
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test sends anything to the user's own server
 

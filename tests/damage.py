@@ -20,7 +20,6 @@ from documents import at, places
 from typer.testing import CliRunner
 
 from aiqn_core.config import config_hash
-from orchestrator import tracking
 from orchestrator.causes import End, State
 from orchestrator.cli import app
 from orchestrator.ledger import Ledger
@@ -29,6 +28,7 @@ from orchestrator.plan import plan_at_start
 from orchestrator.runs import FORMAT, RunFolder, write_json
 from orchestrator.start import mark_finished, open_run
 from orchestrator.sweep import load_sweep
+from orchestrator.tracking import server
 from orchestrator.trial import check_folder
 from reports.results import read_results
 
@@ -362,8 +362,8 @@ def without_server(monkeypatch):
         yield SimpleNamespace(poll=lambda: None, wait=lambda: 0)
         listening.clear()
 
-    monkeypatch.setattr(tracking, "ending_with_us", begun)
-    monkeypatch.setattr(tracking, "answers", lambda *_: bool(listening))
+    monkeypatch.setattr(server, "ending_with_us", begun)
+    monkeypatch.setattr(server, "answers", lambda *_: bool(listening))
 
 
 def read_as(run):

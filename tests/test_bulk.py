@@ -13,7 +13,8 @@ from test_tracking import png
 from orchestrator import bulk
 from orchestrator.bulk import Bulk, Requests
 from orchestrator.runs import FORMAT, RunFolder, load_runs, read_json, write_json
-from orchestrator.tracking import RECORDED_TAG, Mirror
+from orchestrator.stored import RECORDED_TAG
+from orchestrator.tracking.mirror import Mirror
 
 mlflow = pytest.importorskip("mlflow")
 

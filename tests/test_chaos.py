@@ -28,7 +28,7 @@ from measured import numbers
 
 from orchestrator.runs import load_runs, read_json
 from orchestrator.status import status_lines
-from orchestrator.tracking import default_uri
+from orchestrator.stores import default_uri
 
 pytestmark = pytest.mark.chaos
 KILLS = 20

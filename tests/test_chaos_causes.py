@@ -17,7 +17,7 @@ from chaos import ROOT, Driver, below, check_ledger, check_store, ended, folder_
 from measured import numbers
 
 from orchestrator.runs import load_runs
-from orchestrator.tracking import default_uri
+from orchestrator.stores import default_uri
 
 pytestmark = pytest.mark.chaos
 

@@ -10,7 +10,9 @@ from chaos import PATIENCE, ROOT
 from run_folders import record, write_sweep, write_trial
 
 from orchestrator.runs import RunFolder, read_json, write_json
-from orchestrator.tracking import QUIET, STORE_LOST, default_uri
+from orchestrator.stored import QUIET
+from orchestrator.stores import default_uri
+from orchestrator.tracking.process import STORE_LOST
 
 pytestmark = pytest.mark.chaos
 STARTS = 20  # raise it where an abort is suspected: one came in two starts of five
@@ -18,7 +20,7 @@ STARTS = 20  # raise it where an abort is suspected: one came in two starts of f
 
 def start(run):
     """The mirror as the driver starts it."""
-    command = [sys.executable, "-m", "orchestrator.tracking", str(run.path), "--uri", default_uri(run)]
+    command = [sys.executable, "-m", "orchestrator.tracking.process", str(run.path), "--uri", default_uri(run)]
     with (run.path / "mirror.log").open("ab") as log:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **QUIET}
         return subprocess.Popen(

@@ -33,7 +33,7 @@ def test_five_mistakes_give_five_lines(mistakes):
         "valid: random, grid, qmc, tpe, gp, cmaes, nsga2, nsga3",
         "s.yaml:11: arms.one.space.optimizer.lr: saw an empty range, low 0.01 above high 0.0001, expected low <= high",
         "s.yaml:13: arms.two.modle: unknown key; did you mean 'model'? "
-        "valid: data, model, loss, optimizer, schedule, train, evaluate, space",
+        "valid: data, model, loss, optimizer, schedule, train, evaluate, space, command, values, files",
     ]
 
 

@@ -20,7 +20,9 @@ from orchestrator.runs import RunFolder, write_json
 from orchestrator.submit import kuberay, ray_jobs, slurm_script, targets
 from orchestrator.submit.job import Job, JobError
 from orchestrator.submit.targets import render
+from orchestrator.sweep import load_sweep
 
+ROOT = Path(__file__).parent.parent
 CLUSTER = """
 cluster:
   nodes: 5
@@ -253,6 +255,21 @@ def test_what_is_shipped_is_the_code_and_the_sweep_file_and_runs(job, monkeypatc
         shutil.rmtree(folder / "runs", ignore_errors=True)
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert "one  3 search trials" in result.stdout, result.stderr
+
+
+def test_files_of_a_command_are_shipped_with_the_sweep_file(tmp_path):
+    for file in (ROOT / "examples" / "gan").iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    job = Job(load_sweep(tmp_path / "sweep.yaml"), Path("/shared/runs"))
+    assert sorted(job.files) == ["sweep.yaml", "train_gan.py"]
+    with ray_jobs.shipment(job) as folder:
+        command = [sys.executable, "-m", "orchestrator.cli", "sweep", "sweep.yaml", "--dry-run"]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (tmp_path / "train_gan.py").write_text("print()")
+    with pytest.raises(JobError, match="were edited while the sweep was loaded"):
+        _ = job.files
 
 
 class FakeJobs:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.live import Board, Lines, Screen, Tally, Unfailing, View, clock, eta, table, view_for
+from orchestrator.live import Board, Lines, Tally, Training, Unfailing, View, clock, eta, view_for
+from orchestrator.screen import Screen
 
 
 def board(**changes):
     search = Tally(
-        "pixelcnn", "search", 7, {"completed": 3, "diverged": 2}, [("pixelcnn-search-5", 30, 110)], (41.5, 2)
+        "pixelcnn", "search", 7, {"completed": 3, "diverged": 2}, [Training("pixelcnn-search-5", 30, 110)], (41.5, 2)
     )
     values = {"sweep": "study", "metric": "fd_lite0", "tallies": [search, Tally("pixeliqn", "final", 5, {}, [], None)]}
     return Board(**{**values, "elapsed": 75.0, "steps_done": 300, "steps_left": 900, **changes})
@@ -35,22 +36,35 @@ def test_lines_say_what_ended_and_leave_out_what_has_not_begun(capsys):
     )
 
 
-def test_lines_are_quiet_until_another_trial_has_ended(capsys):
-    lines, now = Lines(), board()
-    lines.update(now)
-    lines.update(now)
-    assert len(capsys.readouterr().out.splitlines()) == 1
-    lines.update(board(tallies=[Tally("pixelcnn", "search", 7, {"completed": 6}, [], None)], stopping="asked to"))
-    assert capsys.readouterr().out.endswith("6/7 done, asked to: stopping after the evaluations in progress\n")
+def test_a_line_for_each_event_and_now_and_then_one_for_the_whole_sweep(capsys):
+    now = [0.0]
+    with Lines(lambda: now[0]) as lines:
+        for seconds in range(0, 700, 7):
+            now[0] = seconds
+            lines.update(
+                board(elapsed=seconds, steps_done=0, tallies=[Tally("a", "search", 7, {"failed": seconds}, [], None)])
+            )
+            if seconds == 350:
+                lines.event("a-search-3 completed")
+        assert capsys.readouterr().out.splitlines() == [
+            "[0:00] a search: 0/7 done, 0 failed",
+            "[5:01] a search: 301/7 done, 301 failed",  # LINE_SECONDS later
+            "[5:50] a-search-3 completed",
+            "[10:02] a search: 602/7 done, 602 failed",
+        ]
+    assert capsys.readouterr().out == "[11:33] a search: 693/7 done, 693 failed\n"  # where it ended
 
 
-def test_the_table_has_a_row_for_each_stage_with_what_is_in_training():
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table(board()))
-    row = next(line for line in console.file.getvalue().splitlines() if "pixelcnn" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == [
-        "pixelcnn", "search", "5/7", "1", "0", "2", "41.5 (trial 2)", "5: 30/110",
-    ]  # fmt: skip
+def test_what_has_not_changed_is_not_said_again_and_a_stop_is_said_at_once(capsys):
+    with Lines() as lines:
+        lines.update(board())
+        capsys.readouterr()
+        lines.update(board())
+        assert capsys.readouterr().out == ""
+        lines.update(board(stopping="asked to stop"))
+        assert capsys.readouterr().out.endswith(", asked to stop: stopping after the evaluations in progress\n")
+        lines.update(board(stopping="asked to stop"))
+    assert capsys.readouterr().out == ""
 
 
 def test_a_table_only_in_a_terminal():
@@ -114,11 +128,7 @@ def test_no_error_of_the_view_ends_the_sweep():
         view.update(board())
 
 
-def test_parked_trials_have_a_column_where_there_are_any_and_are_not_done(capsys):
+def test_parked_trials_are_not_done(capsys):
     waits = Tally("pixelcnn", "search", 11, {"completed": 2, "parked": 5}, [], None)
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table(board(tallies=[waits])))
-    row = next(line for line in console.file.getvalue().splitlines() if "pixelcnn" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")][2:7] == ["2/11", "0", "0", "5", "0"]
     Lines().update(board(tallies=[waits]))
     assert capsys.readouterr().out.endswith("pixelcnn search: 2/11 done, 5 parked\n")

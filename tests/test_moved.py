@@ -13,7 +13,7 @@ from PIL import Image
 
 from orchestrator.moved import bring_home, home
 from orchestrator.runs import FORMAT, RunFolder, read_json, write_json
-from orchestrator.tracking import default_uri
+from orchestrator.stores import default_uri
 
 mlflow = pytest.importorskip("mlflow")
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def run(tmp_path, record_trial, with_store):
 def sent(run, uri=None):
     """The client of a store to which the mirror, a process of its own, has sent all of a run; what it failed of."""
     uri = uri or default_uri(run)
-    command = [sys.executable, "-m", "orchestrator.tracking", str(run.path), "--uri", uri]
+    command = [sys.executable, "-m", "orchestrator.tracking.process", str(run.path), "--uri", uri]
     subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=120)
     return mlflow.MlflowClient(uri), read_json(run.mirror)["error"]
 

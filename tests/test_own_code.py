@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from aiqn_core.checking import method_problems
 from aiqn_core.code import code_digest, keep, load_code, load_kept, loaded
 from aiqn_core.config import ConfigError, TrainConfig, key_types, settled
 from aiqn_core.training import train
+from orchestrator.check import check_arms, configurations
 from orchestrator.document import SweepError
+from orchestrator.space import Space, covering, optuna_params
 from orchestrator.sweep import load_sweep
 
 ROOT = Path(__file__).parent.parent
@@ -245,9 +248,28 @@ def test_readers_never_import_it(folder, tmp_path):
 
 
 BROKEN = {
+    "        z = (x - self.shift) *": (
+        "        x = x + torch.rand_like(x)\n        z = (x - self.shift) *",
+        "flow.Shift: loss drew from the global generator of torch, so that it cannot be resumed; use its argument",
+    ),
+    "        return torch.special.ndtri(": (
+        "        noise = torch.rand(noise.shape, generator=self.__dict__.setdefault('own', torch.Generator()))\n"
+        "        return torch.special.ndtri(",
+        "Shift.sample: gave other samples for the same noise, expected a function of the noise and nothing else; ",
+    ),
+    "(z.square() / 2).sum(1).mean() + self.scale.sum()": (
+        "(z.square() / 2).sum(1).mean() * self.weight() + self.scale.sum()\n\n    calls = 0\n\n    def weight(self):\n"
+        "        self.calls += 1\n        return 1 + self.calls // 3",
+        "flow.Shift: a training that was cut off and continued ended with other weights",
+    ),
+    "+ self.scale.sum()": (
+        "* self.weight() + self.scale.sum()\n\n    calls = 0\n\n    def weight(self):\n"
+        "        self.calls += 1\n        return 1 + self.calls / 9",
+        "Shift.loss: gave ",
+    ),
     "torch.special.ndtri(noise.clamp(1e-6, 1 - 1e-6))": (
         "torch.randn(noise.shape)",
-        "flow.Shift: sample drew from the global generator of torch, so that it cannot be resumed",
+        "flow.Shift: sample drew from the global generator of torch, so that it cannot be reproduced",
     ),
     "return (z.square() / 2).sum(1).mean()": (
         "return (z.square() / 2).sum(1)",
@@ -274,5 +296,56 @@ def test_check_names_what_is_broken_in_one_sentence(folder, old):
     new, sentence = BROKEN[old]
     (folder / "flow.py").write_text(FLOW.replace(old, new, 1))
     (problem, *_) = method_problems(config(folder))
-    assert problem.startswith(sentence)
+    assert problem.startswith(sentence), problem
     assert "\n" not in problem
+
+
+def test_check_says_which_attribute_no_checkpoint_holds(folder):
+    old = "+ self.scale.sum()"
+    (folder / "flow.py").write_text(FLOW.replace(old, BROKEN[old][0], 1))
+    (problem, *_) = method_problems(config(folder))
+    assert problem.endswith("; it changes calls, which no checkpoint holds: make it a buffer (register_buffer)")
+
+
+def test_check_tries_each_choice_and_says_where_it_fails(folder):
+    """Only one branch of the space is broken, and not the first."""
+    (folder / "flow.py").write_text(
+        FLOW.replace("return 0.5 if step >= self.after else 1.0", "raise ValueError('no such step')")
+    )
+    sweep = load_sweep(folder / "s.yaml")
+    aiqn, flow = check_arms(sweep)
+    assert aiqn.problems == []
+    (problem,) = flow.problems
+    assert "no such step (flow.py, line " in problem
+    assert problem.endswith(")")
+    assert "schedule: flow.Halving" in problem
+    tried = configurations(sweep, sweep.arms["flow"])
+    space = sweep.arms["flow"].space
+    assert {params["schedule"] for params in tried} == {"flow.Halving", "cosine"}
+    assert {params["optimizer.name"] for params in tried} == {"adamw", "flow.Plain"}
+    assert {params.get("schedule.after") for params in tried} == {3, 5, None}
+    assert all(space.active(params) for params in tried)
+
+
+def test_a_random_rate_that_is_too_high_is_no_broken_promise(folder):
+    wild = config(folder, optimizer={"name": "sgd", "lr": 1e30})
+    assert any("within 4 steps" in told for told in method_problems(wild))
+    assert method_problems(wild, may_diverge=True) == []
+
+
+def test_a_covering_makes_every_choice_and_stays_inside_its_ranges():
+    text = {
+        "optimizer.name": {
+            "adam": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+            "sgd": {"optimizer.lr": {"low": 0.1, "high": 0.5}, "optimizer.momentum": [0.0, 0.5, 0.9]},
+        },
+        "model.layers": {"low": 2, "high": 9},
+        "schedule": ["constant", "cosine"],
+    }
+    space = Space.from_dict(text)
+    found = covering(space, Random(5))
+    assert len(found) == 1 + 3  # as many as the largest choice has, not their product
+    assert {one.get("optimizer.momentum") for one in found} == {None, 0.0, 0.5, 0.9}
+    for params in found:
+        optuna_params(space, params)  # raises for what is missing, left over or outside
+    assert len({params["model.layers"] for params in found}) > 1

@@ -12,6 +12,7 @@ from orchestrator.causes import End, State
 from orchestrator.promotion import audited, settings_of
 from orchestrator.retry import retry
 from orchestrator.runs import FORMAT, RunFolderError, load_runs, write_json
+from orchestrator.seen import Seen
 
 PROMOTE = "{name: promote, first: 0.2, audit: 0.1}"
 TEXT = SWEEP.replace("steps: 6", "steps: 30").replace("trials: 5", "trials: 11").replace("steps: 8", "steps: 40")
@@ -79,7 +80,7 @@ def expected(ledger):
 
 class _Item:
     def __init__(self, arm, number, ledger):
-        from orchestrator.sections import trial_seed
+        from orchestrator.seeds import trial_seed
 
         self.arm, self.number, self.seed = arm, number, trial_seed(ledger.sweep.search.seed, arm, number)
 
@@ -248,6 +249,40 @@ def test_a_sampler_learns_from_parked_trials(promoting, sampler):
         return sum(far[17:]) / len(far[17:])
 
     assert late(sampler) < 0.7 * late("random")
+
+
+def test_a_sampler_is_shown_an_audited_trial_only_as_far_as_it_earned(promoting):
+    """All that completed are better than all that were stopped, for `tpe`: an audited trial would always be."""
+    ledger = promoting(pruner=PROMOTE.replace("0.1", "0.3"), sampler="tpe")
+    rungs, arm = ledger.rungs["pixelcnn"], "pixelcnn"
+    seen = lambda: Seen(ledger.studies[arm, "search"], rungs.shown_until).get_trials()  # noqa: E731
+    while ledger.issued(arm, "search") < 11:
+        train(ledger, ledger.next())
+        assert all(trial.state.name in ("PRUNED", "RUNNING") for trial in seen())
+    early = [trial for trial in seen() if trial.state.name == "PRUNED"]
+    assert ledger.states[arm, "search"]["completed"] > 0
+    assert {trial.last_step for trial in early} == {6}
+    assert all(trial.value == trial.intermediate_values[6] for trial in early)
+    train_all(ledger)
+    free = {one.number for one in rungs.contestants.values() if one.free}
+    for trial, known in zip(seen(), ledger.studies[arm, "search"].trials, strict=True):
+        earned = rungs.contestants[trial.number].passed
+        if trial.number in free and earned < 2:
+            assert (trial.state.name, trial.last_step) == ("PRUNED", RUNGS[earned])
+            assert known.state.name == "COMPLETE"
+        else:
+            assert (trial.state, trial.values) == (known.state, known.values)
+    assert len(free) == 4
+
+
+def test_longer_finals_go_on_and_leave_parked_trials_parked(promoting):
+    train_all(promoting())
+    before = measured(promoting().run)
+    ledger = promoting(text=TEXT.replace("steps: 40", "steps: 47"))
+    assert not ledger.complete
+    assert {trial for trial, _ in train_all(ledger)} == {trial for trial in before if "final" in trial}
+    for trial, (state, history) in measured(ledger.run).items():
+        assert (state, history) == before[trial] if "search" in trial else history[-1][0] == 47
 
 
 def test_parked_trials_that_are_asked_for_train_to_their_end(promoting):

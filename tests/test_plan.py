@@ -239,3 +239,23 @@ def test_a_search_with_rungs_is_priced_by_what_its_mean_trial_trains(load):
     assert line.steps == -(-(11 * 30 + 3 * 40) // 11)
     assert not plan.upper_bound
     assert "stops trials early" not in "\n".join(plan_lines(plan))
+
+
+def test_a_trial_that_is_parked_starts_again_and_is_evaluated_where_it_trains(load):
+    text = SWEEP.replace("PRUNER", "{name: promote, first: 0.3, reduction_factor: 2, audit: 0.0}")
+    text = text.replace("every: 30", "every: 70, at: [21, 49]")
+    line, *_ = (line for line in make_plan(load(text), RATES, "by hand").lines if line.rungs)
+    # Eleven trials come to the first rung, five to the second, two to the end; each stay is a start.
+    assert line.rungs == ((21, 11), (49, 5), (70, 2))
+    stays = 11 + 5 + 2
+    assert line.starts == pytest.approx(stays / 11)
+    assert line.steps == -(-(11 * 21 + 5 * 28 + 2 * 21) // 11)
+    assert line.evaluations == -(-stays // 11)
+    rates = RATES[line.arm]
+    per = along(rates.evaluation["search"], line.samples)
+    steps = 11 * 21 + 5 * 28 + 2 * 21
+    assert line.seconds * 11 == pytest.approx(stays * rates.trial + steps * rates.step + stays * per)
+    told = "\n".join(plan_lines(make_plan(load(text), RATES, "by hand")))
+    assert (
+        "pixelcnn search: 11 to step 21 -> 5 to step 49 -> 2 to step 70, besides the audit; 1.64 starts a trial" in told
+    )

@@ -1,6 +1,5 @@
 """Rungs that promote: against a plain loop of synchronous halving, in many orders of arrival."""
 
-import itertools
 import math
 import random
 
@@ -21,14 +20,31 @@ BASE = {"train": {"steps": 100}, "evaluate": {"every": 7, "at": None}}
 
 def halving(curves, rungs, factor):
     """The trials that are chosen at each rung, all trained in step: {number: {step: cost}}, a loop for the test."""
-    alive, found = sorted(curves), []
-    for rung in rungs:
-        order = sorted((curves[n][rung], n) for n in alive if curves[n].get(rung, math.inf) < math.inf)
-        alive = sorted(n for _, n in order[: max(1, len(alive) // factor)])
-        found.append(alive)
-        if not alive:
-            break
-    return found
+    return halved(curves, rungs, factor)[0]
+
+
+def halved(curves, rungs, factor, free=(), lost=()):
+    """The same, and all that were ever chosen: where those chosen have died to the last, as many more are."""
+    on = [set() for _ in rungs]
+
+    def died(number):
+        passed = len(rungs) if number in free else next((i for i, s in enumerate(on) if number not in s), len(rungs))
+        known = len(curves[number])
+        return known <= passed and (known < len(rungs) or number in lost)
+
+    while True:
+        alive, found, before = sorted(curves), [], sum(map(len, on))
+        for index, rung in enumerate(rungs):
+            order = [n for _, n in sorted((curves[n].get(rung, math.inf), n) for n in alive)]
+            order = [n for n in order if curves[n].get(rung, math.inf) < math.inf]
+            count = take = max(1, len(alive) // factor)
+            while take < len(order) and all(map(died, order[:take])):
+                take += count
+            found.append(sorted(order[:take]))
+            on[index] |= set(order[:take])
+            alive = sorted(on[index])
+        if sum(map(len, on)) == before:
+            return found, on
 
 
 def curves_of(draw, trials, rungs):
@@ -43,8 +59,11 @@ def curves_of(draw, trials, rungs):
     return found
 
 
-def simulated(contest, curves, free, workers, draw):
-    """Train the curves under a contest: any worker comes next. The trials that trained on from each rung."""
+def simulated(contest, curves, free, workers, draw, lost=()):
+    """Train the curves under a contest: any worker comes next. The trials that trained on from each rung.
+
+    Those `lost` come to all their rungs and diverge before the end.
+    """
     waiting, running, on = sorted(curves), {}, [set() for _ in contest.rungs]
 
     def hand_out():
@@ -69,7 +88,7 @@ def simulated(contest, curves, free, workers, draw):
         number = draw.choice(sorted(running))
         index = running[number]
         if index == len(contest.rungs) or contest.rungs[index] not in curves[number]:
-            contest.end(number, index == len(contest.rungs))
+            contest.end(number, index == len(contest.rungs) and number not in lost)
             del running[number]
             continue
         step = contest.rungs[index]
@@ -88,11 +107,11 @@ def test_any_order_of_arrival_promotes_what_a_loop_of_halving_does(seed):
     free = {n for n in curves if draw.random() < 0.15}
     contest = Contest(rungs, factor, trials)
     on = simulated(contest, curves, free, draw.choice([1, 2, 7, trials]), draw)
-    wanted = halving(curves, rungs, factor)
-    assert [sorted(rung.chosen) for rung in contest.judged()][: len(wanted)] == wanted
+    wanted, ever = halved(curves, rungs, factor, free)
+    assert [sorted(rung.chosen) for rung in contest.judged()] == wanted
     assert all(rung.full for rung in contest.judged())
-    for passed, chosen in itertools.zip_longest(on, wanted, fillvalue=()):
-        assert passed == set(chosen) - free
+    for passed, chosen in zip(on, ever, strict=True):
+        assert passed == chosen - free
     assert contest.due() == []
 
 
@@ -106,6 +125,37 @@ def test_the_audit_takes_nobodys_place():
         simulated(contest, curves, free, 4, random.Random(1))
         chosen.append([rung.chosen for rung in contest.judged()])
     assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("workers", [1, 5, 28])
+def test_where_all_that_were_promoted_diverge_the_next_best_take_their_places(seed, workers):
+    """Of two rungs of 28 trials, 9 and 3 go on; the best of all are lost after the last rung, or before it."""
+    draw = random.Random(seed)
+    rungs, costs = (5, 15), {n: random.Random(f"{seed}/{n}").random() for n in range(28)}
+    order = sorted(costs, key=costs.__getitem__)
+    for count, late in ((3, True), (9, False), (10, True), (19, False), (28, False)):
+        lost = set(order[:count])
+        curves = {n: {5: cost} | ({} if n in lost and not late else {15: cost}) for n, cost in costs.items()}
+        contest = Contest(rungs, 3, 28)
+        simulated(contest, curves, {order[1], order[20]}, workers, draw, lost)
+        completed = [one.number for one in contest.contestants.values() if one.ended and not one.lost]
+        found = sorted(set(completed) - {order[1], order[20]})
+        # Late: in threes until one of three is good, at most nine; then nine more come to the last rung, where six of
+        # 18 places are theirs. Early: in nines until one of nine is good, and of those that come to the last rung the
+        # best, three for each nine of its contenders.
+        if (count, late) == (3, True):
+            wanted = order[3:6]
+        elif (count, late) == (10, True):
+            wanted = order[10:12]
+        elif (count, late) == (9, False):
+            wanted = order[9:15]
+        elif (count, late) == (19, False):
+            wanted = order[19:27]
+        else:
+            wanted = []
+        assert found == sorted(set(wanted) - {order[1], order[20]})
+        assert contest.due() == []
 
 
 @pytest.mark.parametrize("seed", range(10))

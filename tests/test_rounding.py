@@ -1,7 +1,7 @@
 import pytest
 
 from reports.results import Summary
-from reports.rounding import Measured, p_value, plus_minus, rounded, with_interval
+from reports.rounding import Measured, listed, p_value, plus_minus, rounded, with_interval
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,7 @@ def test_a_value_and_its_interval_end_at_the_same_decimal(value, low, high, expe
 )
 def test_a_p_value_shows_on_which_side_of_the_level_it_lies(p, expected):
     assert p_value(p, 0.05) == expected
+
+
+def test_words_are_listed_as_in_a_sentence():
+    assert [listed(words) for words in ((), ("a",), ("a", "b"), ("a", "b", "c"))] == ["", "a", "a and b", "a, b and c"]

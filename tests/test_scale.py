@@ -93,7 +93,7 @@ def test_figures_have_a_line_for_each_generator_and_name_them(finished, tmp_path
 @pytest.mark.parametrize(("logarithmic", "near"), [(False, 100.3), (True, 101.0)])
 def test_names_of_lines_that_lie_together_do_not_cover_each_other(logarithmic, near):
     lines = {"a": 100.0, "b": near, "c": 190.0}
-    rule, text = level_layers(lines, 10.0, 200.0, logarithmic, None)
+    rule, _, text = level_layers(lines, 10.0, 200.0, logarithmic, None)
     assert rule.data["value"].tolist() == list(lines.values())
     assert text.data["name"].tolist() == ["a", "", "c"]
     assert text.data["label"].tolist()[1].startswith("b: 10")

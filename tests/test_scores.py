@@ -6,8 +6,9 @@ import torch
 from halves import Halves, fitted, normal, random_images
 from test_metrics import covariance
 
-from aiqn_core.config import DataConfig, score_names
+from aiqn_core.config import DataConfig
 from aiqn_core.data import load_data
+from aiqn_core.extractors import score_names
 from aiqn_core.features import Lite0
 from aiqn_core.metrics import frechet_distance, inception_score, kernel_distance
 from aiqn_core.reference import cached_reference, reference_statistics

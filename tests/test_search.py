@@ -19,8 +19,8 @@ from orchestrator.runs import RunFolder, RunFolderError, load_runs, read_json
 from orchestrator.search import MOST_WORKERS, Room, host_and_port
 from orchestrator.sections import Resources
 from orchestrator.start import mark_finished, run_sweep
+from orchestrator.stores import default_uri
 from orchestrator.sweep import load_sweep
-from orchestrator.tracking import default_uri
 
 SWEEP = """
 # Does a disturbed sweep end with the numbers of an undisturbed one?

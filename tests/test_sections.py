@@ -7,7 +7,8 @@ import pytest
 from sweep_files import SMALL
 
 from aiqn_core.config import TrainConfig
-from orchestrator.sections import differences, trial_seed
+from orchestrator.sections import differences
+from orchestrator.seeds import trial_seed
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,7 +52,7 @@ def test_trial_seeds_are_a_pure_function_of_31_bits():
     assert len(set(seeds.values())) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds.values())
     assert max(seeds.values()) > 2**30
-    code = "from orchestrator.sections import trial_seed; print(trial_seed(5, 'b', 11))"
+    code = "from orchestrator.seeds import trial_seed; print(trial_seed(5, 'b', 11))"
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert int(again.stdout) == trial_seed(5, "b", 11)
 

@@ -10,7 +10,8 @@ from damage import HOSTILE, call, changed, damaged, record_study, without_charts
 from run_folders import record, write_sweep, write_trial
 
 from orchestrator.runs import RunFolder, RunFolderError, load_runs, write_json
-from orchestrator.tracking import Mirror, default_uri
+from orchestrator.stores import default_uri
+from orchestrator.tracking.mirror import Mirror
 from reports.html import write_report
 
 mlflow = pytest.importorskip("mlflow")

@@ -11,7 +11,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.runs import FORMAT, RunFolder, load_runs, read_json, write_json
 from orchestrator.start import looks, looks_finished, mark_finished, open_run
 from orchestrator.sweep import load_sweep
-from orchestrator.tracking import nothing_to_send
+from orchestrator.tracking.progress import nothing_to_send
 from orchestrator.watch import Watch
 
 ROOT = Path(__file__).parent.parent

@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
 from orchestrator.runs import FORMAT, RunFolder, RunFolderError, write_json
-from orchestrator.status import status_lines
+from orchestrator.status import looks, status_facts, status_lines
 
 
 @pytest.fixture
@@ -79,3 +81,34 @@ def test_what_the_sampler_in_use_makes_of_a_divergence(run, record_trial, sample
     lines = status_lines(run.path)
     assert [line for line in lines if line.startswith("  not finite: ")] == [f"  not finite: {words}"]
     assert {"  process killed: ended 1", "  out of memory: ended 1"} <= set(lines)
+
+
+def test_the_same_for_scripts(run, record_trial):
+    record_trial(run, "cnn-search-0", steps=(2, 5))
+    record_trial(run, "cnn-search-1", "running", steps=(2,))
+    record_trial(run, "iqn-search-0", "failed", cause="exception", message="boom")
+    facts = json.loads(json.dumps(status_facts(run.path)))
+    assert (facts["name"], facts["state"], facts["driver"]) == ("study", "stopped", None)
+    best = {"value": 20.0, "trial": "cnn-search-0"}  # 100 / step, at its last step
+    assert facts["arms"]["cnn"] == {
+        "search": {"expected": 4, "states": {"completed": 1, "running": 1}, "best": best},
+        "final": {"expected": 3, "states": {}, "best": None},
+    }
+    assert [(one["trial"], one["step"]) for one in facts["training"]] == [("cnn-search-1", 2)]
+    (trouble,) = facts["troubles"]
+    assert (trouble["trial"], trouble["cause"], trouble["message"]) == ("iqn-search-0", "exception", "boom")
+    with run.lock():
+        assert status_facts(run.path)["state"] == "running"
+
+
+def test_who_watches_looks_until_the_end(run):
+    turns = []
+
+    def sleep(seconds):
+        turns.append(seconds)
+        if len(turns) == 2:
+            write_json(run.sweep_json, {**run.read_sweep(), "finished": True})
+
+    with run.lock():
+        assert len(list(looks(run.path, sleep))) == 3
+    assert len(list(looks(run.path, sleep))) == 1  # nobody drives it

@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orchestrator.aside import start_anew
 from orchestrator.runs import FORMAT, RunFolder, RunFolderError, load_runs, read_json, write_json
-from orchestrator.tracking import Mirror, address, default_uri, mirroring, opened, serve
-from orchestrator.tracking import mirror as keep_up
+from orchestrator.stores import default_uri
+from orchestrator.tracking.mirror import Mirror
+from orchestrator.tracking.process import mirror as keep_up
+from orchestrator.tracking.process import mirroring, opened
+from orchestrator.tracking.server import address, serve
 from reports.html import write_report
 
 mlflow = pytest.importorskip("mlflow")
@@ -226,7 +230,7 @@ def test_a_store_of_an_older_mlflow_is_one_line_with_the_command(run, monkeypatc
     expected = f"back it up, then run: mlflow db upgrade {uri}"
     last_round = threading.Event()
     last_round.set()
-    monkeypatch.setattr("orchestrator.tracking.PATIENCE_SECONDS", 1e9)  # it is not waited for
+    monkeypatch.setattr("orchestrator.tracking.process.PATIENCE_SECONDS", 1e9)  # it is not waited for
     assert not keep_up(run, uri, last_round)
     assert read_json(run.mirror)["error"].endswith(expected)
     for ask in (lambda: serve(run.path, "127.0.0.1", 5001), lambda: write_report("mlflow:study", run.report, uri)):
@@ -241,7 +245,7 @@ def test_a_process_that_is_killed_while_it_makes_a_store_leaves_none(tmp_path, n
     """MLflow makes the tables one after the other, and never goes on with what it finds half made."""
     run = RunFolder(tmp_path / name)
     run.path.mkdir()
-    script = "import sys; from orchestrator.tracking import *; run = RunFolder(Path(sys.argv[1]))"
+    script = "import sys; from orchestrator.tracking.process import *; run = RunFolder(Path(sys.argv[1]))"
     with subprocess.Popen([sys.executable, "-c", f"{script}; opened(run, default_uri(run))", str(run.path)]) as process:
         deadline = time.monotonic() + 300
         while not [path for path in run.path.glob("mlflow.db.*.new") if path.stat().st_size]:
@@ -252,3 +256,27 @@ def test_a_process_that_is_killed_while_it_makes_a_store_leaves_none(tmp_path, n
     opened(run, default_uri(run)).create_experiment("study")
     with sqlite3.connect(run.path / "mlflow.db") as store:
         assert ("study",) in store.execute("select name from experiments").fetchall()
+
+
+def test_the_runs_of_an_arm_that_starts_anew_are_kept_under_its_name_aside(run, record_trial):
+    """They are no longer taken for the sweep's, and the new trials of the same names get runs of their own."""
+    client = mlflow.MlflowClient(default_uri(run))
+    content = read_json(run.sweep_json)
+    write_json(run.sweep_json, {**content, "command": "aiqn sweep study.yaml"})
+    first = Mirror(run, client)
+    first.sync(load_runs(run.path))
+    mirrored = {trial: sent.run_id for trial, sent in first.sent.items()}
+    write_json(run.mirror, {"runs": mirrored})
+    run.journal.write_text("")
+    start_anew(run.path, "pixelcnn")
+    record_trial(run, "pixelcnn-search-0", steps=(2, 4))  # with the configuration that it had: nobody edited anything
+    again = Mirror(run, client)
+    again.sync(load_runs(run.path))
+    assert again.sent.keys() == {"pixelcnn-search-0", "pixeliqn-search-0", "pixeliqn-final-0"}
+    assert again.sent["pixelcnn-search-0"].run_id != mirrored["pixelcnn-search-0"]
+    assert again.sent["pixeliqn-final-0"].run_id == mirrored["pixeliqn-final-0"]
+    for trial in ("pixelcnn-search-0", "pixelcnn-search-1"):
+        kept = client.get_run(mirrored[trial])
+        assert (kept.info.lifecycle_stage, kept.data.tags["aside"]) == ("active", "pixelcnn-1")
+        assert kept.data.tags["run_folder"] == "0123/pixelcnn-1"
+    assert Mirror(run, client).sent.keys() == again.sent.keys()

@@ -1,5 +1,7 @@
 """`aiqn train`, `sample` and `inpaint` on a small trained model; what they say where something is wrong."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from aiqn_core.training import evaluation_draws, images_by_class, proportional_l
 from orchestrator import look
 from orchestrator.cli import app
 from orchestrator.runs import RunFolder
+from orchestrator.single import start_of
 from orchestrator.status import status_lines
 from reports.html import write_report
 
@@ -72,6 +75,38 @@ def test_train_again_trains_nothing(trained):
         assert result.exit_code == 2
         assert message in result.stderr
     assert run("train", root / "tiny.yaml", "--runs", root / "runs").exit_code == 0
+
+
+def test_a_trial_is_the_start_of_a_longer_training(trained, tmp_path):
+    folder, _ = trained
+    recorded = json.loads((folder / "config.json").read_text())["config"]
+    for start in (folder, folder / "config.json"):
+        config, _, name, _ = start_of(start, ["train.steps=11", "optimizer.lr=0.25"])
+        assert name == "tiny-pixeliqn-search-0"
+        again = config.to_dict()
+        assert (again["train"].pop("steps"), again["optimizer"].pop("lr")) == (11, 0.25)
+        for section, key in (("train", "steps"), ("optimizer", "lr")):
+            again[section][key] = recorded[section][key]
+        assert again == recorded
+    result = run("train", folder, "--set", "train.steps=8", "--runs", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert RunFolder(tmp_path / "tiny-pixeliqn-search-0").trial("pixeliqn-search-0").last_step() == 8
+    wrong_key = run("train", folder, "--set", "train.stepps=8", "--name", "x", "--runs", tmp_path)
+    assert (wrong_key.exit_code, len(wrong_key.stderr.splitlines())) == (2, 1)
+    assert wrong_key.stderr.startswith("--set train.stepps=8: ")
+    assert not (tmp_path / "x").exists()
+    assert "no such file; expected a YAML file, or the folder of a trial" in run("train", tmp_path).stderr
+
+
+def test_an_arm_of_a_sweep_is_a_start(tmp_path):
+    sweep = tmp_path / "two.yaml"
+    sweep.write_text(
+        "name: two\ndata: banana2d\ntrain: {steps: 7}\nevaluate: {every: 5}\n"
+        "arms:\n  a: {model: {name: aiqn, hidden: [5]}}\n  b: {model: {name: aiqn, hidden: [11]}}\n"
+    )
+    config, text, name, _ = start_of(sweep, ["train.steps=13"], "a")
+    assert (config.model.hidden, config.train.steps, text, name) == ((5,), 13, sweep.read_text(), "two-a")
+    assert run("train", sweep, "--arm", "c").stderr == f"--arm: saw 'c', expected an arm of {sweep}: a, b\n"
 
 
 def test_a_trained_model_in_two_lines(trained):

@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aiqn_core.gated import GatedNetwork as GatedNetwork
     from aiqn_core.models.build import build_model as build_model
-    from aiqn_core.models.pixels import GatedNetwork as GatedNetwork
     from aiqn_core.models.pixels import PixelCNN as PixelCNN
     from aiqn_core.models.pixels import PixelIQN as PixelIQN
     from aiqn_core.models.vae import AIQNVAE as AIQNVAE

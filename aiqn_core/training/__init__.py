@@ -17,6 +17,9 @@ from aiqn_core.training.checkpoint import read_checkpoint as read_checkpoint
 from aiqn_core.training.checkpoint import restore as restore
 from aiqn_core.training.checkpoint import resumable as resumable
 from aiqn_core.training.checkpoint import save as save
+from aiqn_core.training.command import CommandKilledError as CommandKilledError
+from aiqn_core.training.command import Place as Place
+from aiqn_core.training.command import train_by_command as train_by_command
 from aiqn_core.training.evaluation import DivergedError as DivergedError
 from aiqn_core.training.evaluation import MethodError as MethodError
 from aiqn_core.training.evaluation import draw as draw
@@ -33,3 +36,4 @@ from aiqn_core.training.loop import new_state as new_state
 from aiqn_core.training.loop import steps_of as steps_of
 from aiqn_core.training.loop import train as train
 from aiqn_core.training.loop import train_step as train_step
+from aiqn_core.training.reported import CommandError as CommandError

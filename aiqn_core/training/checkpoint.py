@@ -157,6 +157,8 @@ def resumable(config: dict[str, Any]) -> dict[str, Any]:
 
     Not so where the schedule follows the number of steps: then a longer training differs from the start.
     """
+    if "command" in config:  # whether its own checkpoint fits more steps is its own affair
+        return config | {"train": {"steps": None}}
     recorded = config.get("code") or {}
     try:
         follows = ScheduleConfig(code=loaded(recorded.get("hash")), **config["schedule"]).follows_steps

@@ -1,6 +1,8 @@
 """One evaluation: samples of the averaged model, scored against real data under one protocol for every method."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -8,9 +10,10 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from aiqn_core.code import own_instance
-from aiqn_core.config import TrainConfig, score_names
+from aiqn_core.config import TrainConfig
 from aiqn_core.data import COLUMNS, GRID, ImageData, VectorData
 from aiqn_core.distances import energy_distance, mean_distance, wasserstein1
+from aiqn_core.extractors import score_names
 from aiqn_core.method import Measures, Pictures
 from aiqn_core.parallel import ALONE, Workers
 from aiqn_core.reference import cached_reference
@@ -46,21 +49,42 @@ def evaluate(model: Any, config: TrainConfig, data: Data, workers: Workers = ALO
     samples = workers.gather(draw(model, noise, label, data.shape), settings.samples).cpu()
     if not workers.leads:
         return {}, samples[:GRID]
+    own: dict[str, float] = {}
+    if isinstance(model, Pictures) and isinstance(data, ImageData):
+        own |= _picture_scores(model.pictures(data, settings, noise), config, data)
+    if isinstance(model, Measures):
+        own |= {name: float(value) for name, value in model.measure(data, settings).items()}
+    scores = score(samples, config, data, own)
+    if label is None or not isinstance(data, ImageData):
+        return scores, samples_to_show(samples)
+    return scores, images_by_class(model, config, data)
+
+
+def score(
+    samples: Samples, config: TrainConfig, data: Data, own: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, float]:
+    """Scores of samples, whoever has drawn them, with what a method has measured of itself among them.
+
+    Raises DivergedError where one is not finite.
+    """
     if isinstance(data, VectorData):
         if not bool(samples.isfinite().all()):
             raise DivergedError(f"{int((~samples.isfinite()).sum())} values of the sampled vectors are not finite")
-        scores, shown = vector_scores(samples, config, data), samples
+        scores = vector_scores(samples, config, data)
     else:
-        scores = _image_scores(model, config, data, samples, noise)
-        shown = samples[:GRID] if label is None else images_by_class(model, config, data)
-    if isinstance(model, Measures):
-        scores |= {name: float(value) for name, value in model.measure(data, settings).items()}
-    for name, metric in zip(settings.also, config.also, strict=True):
+        scores = _image_scores(samples, config, data)
+    scores |= own
+    for name, metric in zip(config.evaluate.also, config.also, strict=True):
         scores[metric.name] = float(own_instance(name, config.code)(samples, data.test))
     for name, value in scores.items():
         if not math.isfinite(value):
             raise DivergedError(f"{name} of the samples is {value}")
-    return scores, shown
+    return scores
+
+
+def samples_to_show(samples: Samples) -> Samples:
+    """Those in the picture of an evaluation: all vectors, the first images."""
+    return samples if samples.is_floating_point() else samples[:GRID]
 
 
 def draw(model: Any, noise: Tensor, label: Tensor | None, shape: tuple[int, ...]) -> Samples:
@@ -86,7 +110,7 @@ def _check_samples(model: Any, samples: Any, shape: tuple[int, ...]) -> None:
         raise MethodError(f"{name}: gave shape {tuple(samples.shape)} of {samples.dtype}, expected {expected}")
 
 
-def _image_scores(model: Any, config: TrainConfig, data: ImageData, images: Tensor, noise: Tensor) -> dict[str, float]:
+def _image_scores(images: Tensor, config: TrainConfig, data: ImageData) -> dict[str, float]:
     settings = config.evaluate
     assert settings.splits is not None  # completed by TrainConfig
     assert settings.extrapolate is not None
@@ -94,11 +118,17 @@ def _image_scores(model: Any, config: TrainConfig, data: ImageData, images: Tens
     reference = cached_reference(reference_images(settings, data), extractor)
     scores = evaluate_images(images, reference, extractor, settings.splits, settings.extrapolate)
     scores["samples"] = settings.samples
-    if isinstance(model, Pictures):
-        distance = score_names(extractor.name).distance
-        for name, pictures in model.pictures(data, settings, noise).items():
-            scores[f"{name}_{distance}"] = frechet_to_reference(extractor(pictures).pooled, reference)
     return scores
+
+
+def _picture_scores(pictures: Mapping[str, Tensor], config: TrainConfig, data: ImageData) -> dict[str, float]:
+    """The distances of a method's further pictures, under the words that they come with."""
+    extractor = feature_extractor(config.evaluate, config.code)
+    reference = cached_reference(reference_images(config.evaluate, data), extractor)
+    distance = score_names(extractor.name).distance
+    return {
+        f"{word}_{distance}": frechet_to_reference(extractor(own).pooled, reference) for word, own in pictures.items()
+    }
 
 
 def images_by_class(model: Any, config: TrainConfig, data: ImageData) -> Samples:
@@ -154,6 +184,9 @@ def protocol(config: TrainConfig, data: Data) -> dict[str, Any]:
         "model_weights": "averaged" if config.train.ema_decay > 0 else "last",
         "seed": settings.seed,
     }
+    if config.command is not None:
+        del common["model_weights"]
+        common["drawn_by"] = "its command"
     if isinstance(data, VectorData):
         reference = {"reference": min(settings.reference, len(data.test)), "reference_set": "held out"}
         return common | reference | ({} if data.true_nll is None else {"true_nll": round(data.true_nll, 6)})

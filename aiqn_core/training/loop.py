@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from aiqn_core import rung_scores
 from aiqn_core.config import ConfigError, Problem, TrainConfig
 from aiqn_core.data import ImageData, load_data
 from aiqn_core.models.build import build_model
@@ -69,7 +70,9 @@ def train(
     def evaluated() -> Progress:
         begin = time.perf_counter()
         mean_loss(losses, state.step)  # a diverged model is not sampled from
-        scores, samples = evaluate(state.ema, config, data, workers)
+        cheaper = rung_scores.at_step(config, state.step)
+        scores, samples = evaluate(state.ema, cheaper or config, data, workers)
+        scores = rung_scores.named(scores) if cheaper else scores
         state.evaluate_seconds += time.perf_counter() - begin
         progress = measured(scores, samples)
         if checkpoint is not None:

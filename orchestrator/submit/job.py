@@ -8,6 +8,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from aiqn_core.code import code_digest, code_files
+from aiqn_core.command import command_files
+from aiqn_core.settings import ConfigError
 from orchestrator import shapes
 from orchestrator.runs import RunFolder, read_json, write_json
 from orchestrator.sections import Sweep
@@ -32,6 +37,36 @@ class Job:
     @property
     def run(self) -> RunFolder:
         return RunFolder(self.runs / self.sweep.name)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What is sent along where the cluster does not see the sweep file: it, and the code beside it, by place."""
+        return {FILE: self.sweep.text, **self._code(), **self._files_of_commands()}
+
+    def _code(self) -> dict[str, str]:
+        named = (yaml.safe_load(self.sweep.text) or {}).get("code")  # a plain word: see `orchestrator.sweep`
+        if self.sweep.code is None or not isinstance(named, str):
+            return {}
+        path = self.sweep.path.parent / named
+        if code_digest(path) != self.sweep.code.digest:
+            raise JobError(f"{path} was edited while the sweep was loaded; submit again")
+        parent = Path(named).parent
+        return {(parent / relative).as_posix(): file.read_text(encoding="utf-8") for relative, file in code_files(path)}
+
+    def _files_of_commands(self) -> dict[str, str]:
+        commands = [arm.base["command"] for arm in self.sweep.arms.values() if arm.base.get("command")]
+        found: dict[str, str] = {}
+        for command in commands:
+            try:
+                found |= {name: data.decode() for name, data in command_files(command, self.sweep.path.parent)}
+            except (ConfigError, OSError) as error:
+                raise JobError(f"{error}; submit again") from error
+            except UnicodeDecodeError as error:
+                raise JobError(
+                    "A command's files are sent along as text, and one of them is none: keep it on storage that the"
+                    " cluster sees, and name it by its whole path"
+                ) from error
+        return found
 
     def command(self, python: str, file: str) -> str:
         """The shell command that runs the sweep: the same that a person would type."""

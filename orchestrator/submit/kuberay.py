@@ -15,6 +15,7 @@ from orchestrator.clusters import AUTOSCALING, Toleration
 from orchestrator.control import STOPPED
 from orchestrator.submit.job import FILE, Job, JobError, call
 
+LARGEST = 1_000_000  # bytes of a ConfigMap, of 1 MiB that Kubernetes takes
 LONGEST_NAME = 47  # of a RayJob: KubeRay appends to it
 HASH_LENGTH = 8
 FOLDER = "/etc/aiqn"  # where the sweep file is in the head's pod
@@ -29,8 +30,20 @@ def render(job: Job) -> str:
 
 
 def config_map(job: Job) -> dict[str, Any]:
+    """The sweep file and the code that it names, under keys without the "/" of their places; see `head`."""
     metadata = {**described(job), "name": f"{name(job)}-sweep"}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {FILE: job.sweep.text}}
+    data = {key_of(place): text for place, text in job.files.items()}
+    if (size := sum(len(text.encode()) for text in data.values())) > LARGEST:
+        raise JobError(
+            f"code: saw {size:,} bytes with the sweep file, expected at most {LARGEST:,}, which a ConfigMap holds:"
+            " make a package of it, and install that into cluster.kuberay.image"
+        )
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def key_of(place: str) -> str:
+    """The key of a file in the ConfigMap: letters, digits, ".", "_" and "-", different for different places."""
+    return place if "/" not in place else f"{hashlib.sha256(place.encode()).hexdigest()[:12]}.py"
 
 
 def ray_job(job: Job) -> dict[str, Any]:
@@ -97,7 +110,9 @@ def head(job: Job) -> dict[str, Any]:
     ]
     container["env"] += [{"name": AUTOSCALING, "value": "1"}] if autoscaled(job) else []
     container["volumeMounts"].append({"name": "sweep", "mountPath": FOLDER, "readOnly": True})
-    sweep = {"name": "sweep", "configMap": {"name": f"{name(job)}-sweep"}}
+    items = [{"key": key_of(place), "path": place} for place in job.files]
+    mapped = {"items": items} if any("/" in place for place in job.files) else {}
+    sweep = {"name": "sweep", "configMap": {"name": f"{name(job)}-sweep", **mapped}}
     return pod(job, container, [shared(job), sweep], settings.node_selector)
 
 

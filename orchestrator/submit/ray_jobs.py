@@ -38,7 +38,7 @@ def request(job: Job) -> dict[str, Any]:
         "address": job.sweep.cluster.ray.address,
         "submission_id": job.sweep.name,
         "entrypoint": job.command("python", FILE),
-        "runtime_env": {"working_dir": [*SHIPPED, FILE], "env_vars": environment},
+        "runtime_env": {"working_dir": [*SHIPPED, *job.files], "env_vars": environment},
     }
 
 
@@ -71,11 +71,14 @@ def submit(job: Job, say: Callable[[str], None]) -> int:
 
 @contextmanager
 def shipment(job: Job) -> Iterator[Path]:
-    """A folder with our code and the sweep file, and nothing else."""
+    """A folder with our code, the sweep file and the code that it names, and nothing else."""
     with tempfile.TemporaryDirectory(prefix="aiqn-") as name:
         for room in SHIPPED:
             shutil.copytree(ROOT / room, Path(name) / room, ignore=shutil.ignore_patterns("__pycache__"))
-        (Path(name) / FILE).write_text(job.sweep.text)
+        for file, text in job.files.items():
+            path = Path(name) / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
         yield Path(name)
 
 
