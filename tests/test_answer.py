@@ -108,7 +108,7 @@ def test_numbers_in_different_units_are_not_compared(tmp_path: Path) -> None:
     assert comparison(results).strong == frozenset()
     (row,) = table.shown.to_dict(orient="records")
     assert row.pop("Pair") == "pixelcnn against pixeliqn"
-    assert list(row.values()) == ["not comparable", "—", "—", "—", "—"]
+    assert list(row.values()) == ["not comparable", "—", "—", "—", "—", "—"]
 
 
 def opinion(path: Path, first: list[float], real: float | None = 3.4, **changes: Any) -> str:
