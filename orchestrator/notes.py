@@ -76,14 +76,8 @@ def _varies(dimension: Number | Choice) -> bool:
 
 def _chosen_by_tpe(space: Space, *, numbers_only: bool) -> list[str]:
     """The choices that tpe makes for another sampler: those that open others, and all where it takes numbers only."""
-    found: dict[str, None] = {}
-    for dimension in space.dimensions:
-        if isinstance(dimension, Choice):
-            if branches_off(dimension) or (numbers_only and _varies(dimension)):
-                found[dimension.path] = None
-            for branch in dimension.branches:
-                found |= dict.fromkeys(_chosen_by_tpe(branch, numbers_only=numbers_only))
-    return list(found)
+    choices = (one for one in space.every() if isinstance(one, Choice))
+    return list(dict.fromkeys(one.path for one in choices if branches_off(one) or (numbers_only and _varies(one))))
 
 
 def _about_pruner(search: Search, arm: Arm) -> Iterator[str]:

@@ -12,7 +12,7 @@ from orchestrator.promotion import NAME as PROMOTE
 from orchestrator.promotion import ladder, rungs_of, settings_of
 from orchestrator.rungs import COMPARING, HALVING, completed, inner, rungs
 from orchestrator.sections import Arm, OwnSections, Search
-from orchestrator.space import Choice, Number, Space, grid, partial_params
+from orchestrator.space import Number, grid, partial_params
 
 LEARNING = ("tpe", "gp")  # samplers that read trials they did not propose
 SEVERAL = ("random", "grid", "qmc", "tpe", "gp", "nsga2", "nsga3")  # that take several objectives
@@ -107,7 +107,7 @@ def _promotion_problems(own: OwnSections, arms: dict[str, Arm]) -> Iterator[Prob
     """Rungs that decide nothing, that are not those of all trials and arms, or that leave too few for the finals."""
     settings = settings_of(own.search.pruner)
     for arm in arms.values() if settings is not None else ():
-        for dimension in _dimensions(arm.space):
+        for dimension in arm.space.every():
             if dimension.path in ("train.steps", "evaluate.every", "evaluate.at", "train", "evaluate"):
                 message = f"{dimension.path} varies in arm {arm.name}, so its trials have no rungs in common"
                 yield Problem(dimension.where, f"{message}; expected one value of it, or another search.pruner")
@@ -132,14 +132,6 @@ def _promotion_problems(own: OwnSections, arms: dict[str, Arm]) -> Iterator[Prob
         told = "; ".join(f"{name} at {', '.join(map(str, found))} of its steps" for name, found in shares.items())
         message = f"saw promote with rungs that differ between arms: {told}"
         yield Problem("search.pruner", f"{message}; expected the same steps and evaluations: equal budgets")
-
-
-def _dimensions(space: Space) -> Iterator[Choice | Number]:
-    """Every dimension of a space, those inside of branches included."""
-    for dimension in space.dimensions:
-        yield dimension
-        for branch in dimension.branches if isinstance(dimension, Choice) else ():
-            yield from _dimensions(branch)
 
 
 def _enqueue_problems(search: Search, arms: dict[str, Arm]) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ import functools
 import math
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -105,7 +105,7 @@ class QuasiRandom(ByNumber):
             raise ValueError(f"qmc_type: saw {qmc_type!r}, expected sobol or halton")
         super().__init__(space)
         self._seed = seed
-        self._names = list(dict.fromkeys(names(self.space)))
+        self._names = list(dict.fromkeys(one.name for one in self.space.every()))
         self._settings = qmc_type, scramble, seed, len(self._names)
 
     def sample_independent(
@@ -134,15 +134,6 @@ class QuasiRandom(ByNumber):
         rest = list(left.values())
         random.Random(self._seed).shuffle(rest)  # noqa: S311
         return found + rest
-
-
-def names(space: Space) -> Iterator[str]:
-    """What Optuna calls each dimension of a space, those inside of branches included."""
-    for dimension in space.dimensions:
-        yield dimension.name
-        if isinstance(dimension, Choice):
-            for branch in dimension.branches:
-                yield from names(branch)
 
 
 def enqueued(study: Study, trial: FrozenTrial) -> dict[int, Point]:

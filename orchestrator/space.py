@@ -100,6 +100,13 @@ class Space:
         """Plain JSON in which the order of choices shows, since Optuna tells them apart by position."""
         return {dimension.path: _dimension_dict(dimension) for dimension in self.dimensions}
 
+    def every(self) -> Iterator[Number | Choice]:
+        """All dimensions, those inside of branches included, each choice before what it opens."""
+        for dimension in self.dimensions:
+            yield dimension
+            for branch in dimension.branches if isinstance(dimension, Choice) else ():
+                yield from branch.every()
+
     def active(self, params: Mapping[str, Any]) -> Iterator[Number | Choice]:
         """The dimensions that are open as far as `params` (dotted path -> value) are chosen.
 

@@ -32,7 +32,7 @@ from orchestrator.objectives import with_objectives
 from orchestrator.runs import NAME
 from orchestrator.search_checks import check_search
 from orchestrator.sections import Arm, OwnSections, Sweep
-from orchestrator.space import RANGE_KEYS, Choice, Number, Space, merge, parse_space
+from orchestrator.space import RANGE_KEYS, Choice, Space, merge, parse_space
 
 
 def load_sweep(
@@ -217,15 +217,8 @@ def _command_arm(
 
 def _in_space(space: Space, path: str) -> str:
     """Where a key of a space stands that may stand in a branch of it."""
-    found = (one.where for one in _dimensions(space) if one.where.endswith(f".{path.rpartition('.')[2]}"))
+    found = (one.where for one in space.every() if one.where.endswith(f".{path.rpartition('.')[2]}"))
     return next(found, path) if ".space." in path else path
-
-
-def _dimensions(space: Space) -> Iterator[Number | Choice]:
-    for dimension in space.dimensions:
-        yield dimension
-        for branch in dimension.branches if isinstance(dimension, Choice) else ():
-            yield from _dimensions(branch)
 
 
 def _kinds_of_values(mapping: object) -> dict[str, Any]:
@@ -252,7 +245,8 @@ def check_programs_are_there(document: Document, arms: dict[str, Arm]) -> None:
 
 def _reaches(code: Code, base: Mapping[str, Any], space: Space) -> bool:
     """Whether an arm names anything of the code: only then is its hash part of what was trained."""
-    return any(text.startswith(f"{code.name}.") for text in (*_texts(base), *_choices(space)))
+    choices = [list(one.values) for one in space.every() if isinstance(one, Choice)]
+    return any(text.startswith(f"{code.name}.") for text in _texts([base, choices]))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -261,14 +255,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list | tuple):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _texts(inner)
-
-
-def _choices(space: Space) -> Iterator[str]:
-    for dimension in space.dimensions:
-        if isinstance(dimension, Choice):
-            yield from _texts(list(dimension.values))
-            for branch in dimension.branches:
-                yield from _choices(branch)
 
 
 def _training_sections(document: Document, mapping: Mapping[Any, Any], path: str, code: Code | None) -> dict[str, Any]:
