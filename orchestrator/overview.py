@@ -3,8 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from orchestrator.causes import State
-from orchestrator.runs import FINISHED, RunFolder, RunFolderError, load_runs, objectives
+from orchestrator.causes import Stage, State
+from orchestrator.runs import FINISHED, Run, RunFolder, RunFolderError, load_runs
+from orchestrator.status import best_told, expected
 
 
 def run_folders(folder: Path) -> list[RunFolder]:
@@ -15,33 +16,28 @@ def run_folders(folder: Path) -> list[RunFolder]:
 
 
 def overview_lines(folder: Path) -> list[str]:
-    """A line for each sweep: its name, how far it is, what went wrong, and its best score; what is damaged says so."""
-    lines = []
-    for run in run_folders(folder):
-        try:
-            lines.append(f"{run.path.name}: {_line(run)}")
-        except RunFolderError as error:
-            lines.append(f"{run.path.name}: {error}")
-    return lines
+    """A line for each sweep of a folder; none where it is itself a run folder."""
+    return [overview_line(run) for run in run_folders(folder)]
 
 
-def _line(run: RunFolder) -> str:
-    content, runs = run.read_sweep(), load_runs(run.path)
-    sweep, counts = content["sweep"], Counter(str(one.state) for one in runs)
-    final = sweep["final"] or {"top": 0, "seeds": []}
-    planned = len(sweep["arms"]) * (sweep["search"]["trials"] + final["top"] * len(final["seeds"]))
+def overview_line(run: RunFolder, runs: list[Run] | None = None) -> str:
+    """A sweep's name, how far it is, what went wrong, and its best score; what is damaged says so.
+
+    `runs` are the trials of the folder where they were read already.
+    """
+    try:
+        told = _told(run, load_runs(run.path) if runs is None else runs)
+    except RunFolderError as error:
+        told = str(error)
+    return f"{run.path.name}: {told}"
+
+
+def _told(run: RunFolder, runs: list[Run]) -> str:
+    content, counts = run.read_sweep(), Counter(str(one.state) for one in runs)
+    sweep = content["sweep"]
+    planned = len(sweep["arms"]) * sum(expected(stage, sweep) for stage in Stage)
     ended = sum(counts[state] for state in FINISHED if state != State.PARKED)
     state = "finished" if content["finished"] else "running" if run.owner() is not None else "not finished"
     parts = [state, f"{ended}/{max(planned, ended)} trials done"]
     parts += [f"{count} {name}" for name, count in sorted(counts.items()) if name != "completed"]
-    objective = objectives(sweep)[0]
-    sign = 1 if objective["direction"] == "minimize" else -1
-    known = [
-        (sign * one.curve(objective["metric"])[-1][1], one.id)
-        for one in runs
-        if one.state == "completed" and one.curve(objective["metric"])
-    ]
-    if known:
-        value, trial = min(known)
-        parts.append(f"best {objective['metric']} {sign * value:.4g} ({trial})")
-    return ", ".join(parts)
+    return ", ".join([*parts, *best_told(runs, sweep)])

@@ -65,7 +65,7 @@ def status_facts(run_folder: Path | str) -> dict[str, Any]:
             own = [run for run in runs if (run.arm, run.stage) == (arm, stage)]
             best = _best(own, sweep)
             arms.setdefault(arm, {})[stage] = {
-                "expected": _expected(stage, sweep),
+                "expected": expected(stage, sweep),
                 "states": dict(Counter(run.state for run in own)),
                 "best": None if best is None else {"value": best[0], "trial": best[1]},
             }
@@ -101,7 +101,7 @@ def looks(run_folder: Path | str, sleep: Callable[[float], None] = time.sleep) -
         sleep(WATCH_SECONDS)
 
 
-def _expected(stage: Stage, sweep: dict) -> int:
+def expected(stage: Stage, sweep: dict) -> int:
     """How many trials of a stage each arm has."""
     final = sweep["final"]
     if stage == Stage.SEARCH:
@@ -112,11 +112,15 @@ def _expected(stage: Stage, sweep: dict) -> int:
 def _stage(runs: list[Run], stage: Stage, sweep: dict) -> str:
     counts = Counter(run.state for run in runs)
     open_ = counts[State.RUNNING] + counts[State.PARKED] + counts[DAMAGED]
-    parts = [f"{sum(counts.values()) - open_}/{_expected(stage, sweep)} done"]
+    parts = [f"{sum(counts.values()) - open_}/{expected(stage, sweep)} done"]
     parts += [f"{count} {state}" for state, count in sorted(counts.items()) if state != "completed"]
-    if (best := _best(runs, sweep)) is not None:
-        parts.append(f"best {objectives(sweep)[0]['metric']} {best[0]:.4g} ({best[1]})")
-    return ", ".join(parts)
+    return ", ".join([*parts, *best_told(runs, sweep)])
+
+
+def best_told(runs: list[Run], sweep: dict) -> list[str]:
+    """The best trial so far, as a part of a line; nothing before a trial has completed."""
+    best = _best(runs, sweep)
+    return [] if best is None else [f"best {objectives(sweep)[0]['metric']} {best[0]:.4g} ({best[1]})"]
 
 
 def _best(runs: list[Run], sweep: dict) -> tuple[float, str] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.causes import State
-from orchestrator.overview import overview_lines, run_folders
+from orchestrator.overview import overview_line, run_folders
 from orchestrator.runs import RunFolder, RunFolderError, load_runs
 from orchestrator.status import log_of
 from orchestrator.watch import Watch, signature
@@ -54,7 +54,7 @@ class Watched:
         )
         last = sorted((run for run in runs if run.status.get("updated")), key=lambda run: run.status["updated"])
         return {
-            "line": overview_of(self.run),
+            "line": overview_line(self.run, runs),
             "version": self.version,
             "running": [
                 {
@@ -72,11 +72,6 @@ class Watched:
                 for run in failed[-SHOWN:]
             ],
         }
-
-
-def overview_of(run: RunFolder) -> str:
-    lines = overview_lines(run.path.parent)
-    return next((line for line in lines if line.startswith(f"{run.path.name}: ")), run.path.name)
 
 
 def tail(path: Path) -> str:
@@ -114,7 +109,7 @@ def application(folder: Path, scratch: Path) -> Any:
 
     def index(_: Request) -> Response:
         rows = "".join(
-            f'<li><a href="/{html.escape(name)}/">{html.escape(overview_of(one.run))}</a></li>'
+            f'<li><a href="/{html.escape(name)}/">{html.escape(overview_line(one.run))}</a></li>'
             for name, one in known.items()
         )
         return HTMLResponse(
