@@ -11,9 +11,9 @@ from typing import Any
 
 from orchestrator import shapes
 from orchestrator.causes import Stage, State
-from orchestrator.journal import Recorded, give_up, recorded_trials, reopen
+from orchestrator.journal import give_up, recorded_trials, reopen
 from orchestrator.recovery import repair
-from orchestrator.runs import TRIAL_ID, RunFolder, RunFolderError, load_runs, read_json, trial_id, write_json
+from orchestrator.runs import TRIAL_ID, RunFolder, RunFolderError, load_runs, read_json, write_json
 from orchestrator.sections import Sweep
 
 COUNTED = (State.COMPLETED, State.PRUNED, State.PARKED)  # their numbers stand for the code that they ran with
@@ -85,17 +85,16 @@ def renew_edited(run: RunFolder, sweep: Sweep) -> None:
     """Let unfinished trials that began with other code begin anew; for the holder of the run folder's lock."""
     if sweep.code is None:
         return
-    chosen: dict[str, list[Recorded]] = {}
+    chosen: dict[str, list[str]] = {}
     for one in recorded_trials(run.journal):
-        arm, _, stage = one.study.rpartition("/")
-        if one.ended or arm not in sweep.arms:
+        if one.ended or one.arm not in sweep.arms:
             continue
-        recorded = run.trial(trial_id(arm, stage, one.number)).read_config()
-        if recorded is not None and code_hash(recorded["config"]) != code_hash(sweep.arms[arm].base):
-            chosen.setdefault(arm, []).append(one)
+        recorded = run.trial(one.id).read_config()
+        if recorded is not None and code_hash(recorded["config"]) != code_hash(sweep.arms[one.arm].base):
+            chosen.setdefault(one.arm, []).append(one.id)
     for arm, trials in chosen.items():
-        put_aside(run, arm, [trial_id(arm, one.study.rpartition("/")[2], one.number) for one in trials])
-        reopen(run.journal, {(one.study, one.number): {} for one in trials}, forget=True)
+        put_aside(run, arm, trials)
+        reopen(run.journal, {trial: {} for trial in trials}, forget=True)
 
 
 def code_hash(config: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from orchestrator import shapes
 from orchestrator.causes import FINISHED
-from orchestrator.runs import write_bytes
+from orchestrator.runs import trial_id, write_bytes
 from orchestrator.shapes import COUNT, TIME, Maybe, OneOrMore
 
 OUTCOME = {"state": FINISHED, "cause": Maybe(str), "attempts": Maybe(COUNT), "causes": Maybe([str])}
@@ -66,9 +66,8 @@ class Journal(JournalFileBackend):
         self.path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with self.path.open("ab") as file:
-            file.write(text.encode())
+            file.write(_lines(logs))
 
     def sync(self) -> None:
         """Wait until all that was written is on disk."""
@@ -95,6 +94,21 @@ class Recorded:
     ended: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def arm(self) -> str:
+        """The arm whose study it belongs to."""
+        return self.study.rpartition("/")[0]
+
+    @property
+    def stage(self) -> str:
+        """The stage whose study it belongs to."""
+        return self.study.rpartition("/")[2]
+
+    @property
+    def id(self) -> str:
+        """The name of its folder."""
+        return trial_id(self.arm, self.stage, self.number)
+
 
 def recorded_trials(path: Path) -> list[Recorded]:
     """The trials of a journal in the order of their ids, without those of studies that were given up."""
@@ -104,8 +118,8 @@ def recorded_trials(path: Path) -> list[Recorded]:
     return [trial for trial in trials if trial.study]
 
 
-def reopen(path: Path, told: Mapping[tuple[str, int], Mapping[str, Any]], forget: bool = False) -> None:
-    """Make trials of a journal, named by study and number, unfinished again, each with these user attributes.
+def reopen(path: Path, told: Mapping[str, Mapping[str, Any]], forget: bool = False) -> None:
+    """Make trials of a journal, named by their ids, unfinished again, each with these user attributes.
 
     Optuna lets no trial go on that has ended, so the lines that ended it are left out of the file, which is replaced
     as a whole. With `forget` the values that it has reported go too. Only for the holder of the run folder's lock.
@@ -114,16 +128,16 @@ def reopen(path: Path, told: Mapping[tuple[str, int], Mapping[str, Any]], forget
     lines = []
     for entry in _entries(path, trials):
         code, number = entry["op_code"], entry.get("trial_id")
-        chosen = number is not None and (trials[number].study, trials[number].number) in told
+        chosen = number is not None and trials[number].id in told
         ends = code == JournalOperation.SET_TRIAL_STATE_VALUES and TrialState(entry["state"]).is_finished()
         reports = forget and code == JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE
         if not (chosen and (ends or reports)):
             lines.append(entry)
     for number, trial in enumerate(trials):
-        for key, value in told.get((trial.study, trial.number), {}).items():
+        for key, value in told.get(trial.id, {}).items():
             code = int(JournalOperation.SET_TRIAL_USER_ATTR)
             lines.append({"op_code": code, "worker_id": "aiqn", "trial_id": number, "user_attr": {key: value}})
-    write_bytes(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode())
+    write_bytes(path, _lines(lines))
 
 
 def give_up(path: Path, names: Sequence[str]) -> None:
@@ -136,7 +150,11 @@ def give_up(path: Path, names: Sequence[str]) -> None:
     numbers = [number for number, name in enumerate(studies) if name in names]
     code = int(JournalOperation.DELETE_STUDY)
     entries += [{"op_code": code, "worker_id": "aiqn", "study_id": number} for number in numbers]
-    write_bytes(path, "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries).encode())
+    write_bytes(path, _lines(entries))
+
+
+def _lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries).encode()
 
 
 def _entries(path: Path, trials: list[Recorded], studies: list[str] | None = None) -> Iterator[dict[str, Any]]:

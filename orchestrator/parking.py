@@ -74,11 +74,11 @@ def reopen_parked(run: RunFolder, sweep: Sweep) -> None:
     trials = recorded_trials(run.journal)
     chosen: list[Recorded] = []
     for arm in sweep.arms:
-        own = [one for one in trials if one.study == f"{arm}/{Stage.SEARCH}" and ATTRIBUTE not in one.attributes]
+        own = [one for one in trials if (one.arm, one.stage) == (arm, Stage.SEARCH) and ATTRIBUTE not in one.attributes]
         if len(own) < sweep.search.trials or not all(one.ended for one in own):
             chosen += told_parked(own)
     if chosen:
-        reopen(run.journal, {(one.study, one.number): {} for one in chosen})
+        reopen(run.journal, {one.id: {} for one in chosen})
 
 
 def told_parked(trials: Iterable[Recorded]) -> list[Recorded]:

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.causes import RECORDED, End, State
 from orchestrator.journal import Recorded, recorded_trials, reopen
 from orchestrator.recovery import repair
-from orchestrator.runs import Run, RunFolder, RunFolderError, load_runs, trial_id, write_json
+from orchestrator.runs import Run, RunFolder, RunFolderError, load_runs, write_json
 
 RETRIED = (State.FAILED, State.DIVERGED, State.STOPPED)
 
@@ -77,18 +77,18 @@ def _chosen_parked(run: RunFolder, runs: Sequence[Run], trials: Sequence[str], c
 def free(run: RunFolder, trials: Iterable[str]) -> None:
     """Let parked trials train to their end, in the journal; for the holder of the run folder's lock."""
     wanted = set(trials)
-    chosen = [one for one in recorded_trials(run.journal) if _id(one) in wanted]
-    reopen(run.journal, {(one.study, one.number): {"asked": True} for one in chosen})
+    chosen = [one for one in recorded_trials(run.journal) if one.id in wanted]
+    reopen(run.journal, {one.id: {"asked": True} for one in chosen})
 
 
 def hand_back(run: RunFolder, trials: Iterable[str]) -> None:
     """Make ended trials unfinished, in the journal and in their folders; for the holder of the run folder's lock."""
-    known = {_id(recorded): recorded for recorded in recorded_trials(run.journal)}
+    known = {recorded.id: recorded for recorded in recorded_trials(run.journal)}
     chosen = [(known[trial], run.trial(trial)) for trial in trials if trial in known and known[trial].ended]
     for forget in (False, True):  # what was measured is known as long as its folder is there
         group = [each for each, folder in chosen if folder.path.is_dir() != forget]
         if group:
-            reopen(run.journal, {(each.study, each.number): {"attempts": _attempts(each)} for each in group}, forget)
+            reopen(run.journal, {each.id: {"attempts": _attempts(each)} for each in group}, forget)
     for recorded, folder in chosen:
         if folder.path.is_dir():
             causes = [attempt["cause"] for attempt in _attempts(recorded)]
@@ -97,19 +97,14 @@ def hand_back(run: RunFolder, trials: Iterable[str]) -> None:
 
 def hand_back_lost(run: RunFolder) -> None:
     """The same for trials that ended without a result, and whose folders were deleted."""
-    lost = [_id(trial) for trial in recorded_trials(run.journal) if trial.ended and _is_lost(run, trial)]
+    lost = [trial.id for trial in recorded_trials(run.journal) if trial.ended and _is_lost(run, trial)]
     if lost:  # hardly ever: the journal, which takes a second per ten thousand trials, is not read again for nothing
         hand_back(run, lost)
 
 
 def _is_lost(run: RunFolder, trial: Recorded) -> bool:
     outcome = trial.attributes.get("outcome")
-    return outcome is not None and outcome["state"] not in RECORDED and not run.trial(_id(trial)).path.is_dir()
-
-
-def _id(trial: Recorded) -> str:
-    arm, _, stage = trial.study.rpartition("/")
-    return trial_id(arm, stage, trial.number)
+    return outcome is not None and outcome["state"] not in RECORDED and not run.trial(trial.id).path.is_dir()
 
 
 def _attempts(trial: Recorded) -> list[dict[str, Any]]:
