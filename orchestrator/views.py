@@ -5,10 +5,9 @@ it and propose the same again, or wait for trials that complete until the search
 it is complete. And they search only what all trials have, so they are asked for one branch of a space at a time.
 """
 
-import copy
 import math
 import statistics
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -19,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.branches import branches_off
 from orchestrator.causes import State
+from orchestrator.seen import Shown, copied
 from orchestrator.space import Choice, Space
 
 Point = dict[str, Any]  # in Optuna's names
@@ -81,11 +81,11 @@ class Listening(BaseSampler):
         return self.samplers[key], self.view[2]
 
 
-class View(Study):
+class View(Shown):
     """A study as a sampler is to see it: its trials with the `chosen` values, each as it `stands`."""
 
     def __init__(self, study: Study, key: str, chosen: Mapping[str, Any], by_rank: bool) -> None:
-        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
+        super().__init__(study)
         own = study._get_trials(deepcopy=False)  # where trials are parked, the study says that they have ended (`seen`)
         if chosen:
             own = [one for one in own if chosen.items() <= one.params.items()]
@@ -93,14 +93,8 @@ class View(Study):
         if key:
             self._storage: Any = Apart(self._storage, key)
 
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        found = [one for one in self._shown if states is None or one.state in states]
-        return copy.deepcopy(found) if deepcopy else found
-
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        return self._get_trials(deepcopy, states)
+    def shown(self) -> list[FrozenTrial]:
+        return self._shown
 
 
 class Apart:
@@ -177,7 +171,6 @@ def _signed(values: Sequence[float], signs: Sequence[float]) -> list[float]:
 
 
 def _completed(trial: FrozenTrial, values: list[float]) -> FrozenTrial:
-    copied = FrozenTrial.__new__(FrozenTrial)  # copy.copy takes five times as long, for each of hundreds of trials
-    copied.__dict__.update(trial.__dict__)
-    copied.state, copied.values = TrialState.COMPLETE, values
-    return copied
+    ended = copied(trial)
+    ended.state, ended.values = TrialState.COMPLETE, values
+    return ended
