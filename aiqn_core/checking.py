@@ -16,6 +16,7 @@ from torch import Tensor
 from aiqn_core.command import keep_command
 from aiqn_core.config import ConfigError, TrainConfig
 from aiqn_core.data import ImageData, load_data
+from aiqn_core.settings import one_line
 from aiqn_core.steps import step_seed
 from aiqn_core.training import (
     CheckpointError,
@@ -260,8 +261,7 @@ def _tried(config: TrainConfig, what: str, call: Callable[[], Any]) -> Any:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if config.code is not None and _is_own(frame.filename, config)] or frames[-1:]
         where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise _Broken(f"{config.model.name}: {what} raised {told}{where}") from None
+        raise _Broken(f"{config.model.name}: {what} raised {one_line(error)}{where}") from None
 
 
 def _is_own(file: str, config: TrainConfig) -> bool:

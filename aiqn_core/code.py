@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from aiqn_core.metric import Metric
-from aiqn_core.settings import ConfigError, Problem, nearest
+from aiqn_core.settings import ConfigError, Problem, nearest, one_line
 
 LARGEST = 2**24  # bytes of all files of somebody's code
 FILES = 500
@@ -305,7 +305,7 @@ def _where(error: BaseException, path: Path) -> str:
         if file == path or path in file.parents:
             line = trace.tb_lineno
         trace = trace.tb_next
-    told = " ".join(f"{type(error).__name__}: {error}".split())
+    told = one_line(error)
     return f"line {line}: {told}" if line else told
 
 

@@ -22,7 +22,7 @@ from aiqn_core.models.settings import KINDS, QuantileLoss
 from aiqn_core.optimizer_settings import OPTIMIZERS
 from aiqn_core.schedules import SCHEDULES
 from aiqn_core.settings import ConfigError as ConfigError
-from aiqn_core.settings import Count, Fraction, Positive, Settings, fields, hint_of, parse, plain, written
+from aiqn_core.settings import Count, Fraction, Positive, Settings, fields, hint_of, one_line, parse, plain, written
 from aiqn_core.settings import Problem as Problem
 from aiqn_core.settings import dotted as dotted
 from aiqn_core.settings import join as join
@@ -250,10 +250,8 @@ def _installed(name: str) -> Found | None:
     try:
         kind = point.load()
     except Exception as error:  # whatever somebody's package raises is one line
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(
-            [Problem("model.name", f"saw {name!r}, but {point.value} cannot be imported: {told}")]
-        ) from error
+        told = f"saw {name!r}, but {point.value} cannot be imported: {one_line(error)}"
+        raise ConfigError([Problem("model.name", told)]) from error
     if lacks := codes.lacking("model", kind):
         raise ConfigError([Problem("model.name", f"saw {name!r} of {point.value}, a class without {lacks}")])
     made = ModelConfig.of_class(name, kind)

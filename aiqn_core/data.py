@@ -15,6 +15,7 @@ from torch import Tensor
 from aiqn_core.config import VECTOR_DATA, ConfigError, DataConfig, Problem
 from aiqn_core.densities import DENSITIES
 from aiqn_core.prepared import data_problems, prepared_folder, read_prepared
+from aiqn_core.settings import one_line
 
 DIGITS_TRAIN = 1500  # of 1,797
 VECTORS_TRAIN, VECTORS_TEST = 20_000, 10_000
@@ -105,8 +106,8 @@ def _own_data(config: DataConfig) -> ImageData | VectorData:
     except ConfigError:
         raise
     except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError([Problem("data.name", f"saw {config.name!r}, whose load() raised {told}")]) from error
+        told = f"saw {config.name!r}, whose load() raised {one_line(error)}"
+        raise ConfigError([Problem("data.name", told)]) from error
     expected = VectorData if config.of_vectors else ImageData
     if not isinstance(data, expected):
         message = f"saw {config.name!r}, whose load() gave a {type(data).__name__}, expected {expected.__name__}"

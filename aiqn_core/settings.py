@@ -234,6 +234,11 @@ def _keys_of(kind: Any) -> str:
     return f" with keys among: {', '.join(fields(kind))}" if fields(kind) else " without keys"
 
 
+def one_line(error: BaseException) -> str:
+    """An exception with its type, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def shown(value: object) -> str:
     """A value as a message shows it: of one that is long the beginning and the end."""
     text = repr(value)
