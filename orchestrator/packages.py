@@ -44,4 +44,10 @@ def own_packages(config: Mapping[str, Any]) -> list[str]:
     found = ModelConfig.found(model["name"] if isinstance(model, Mapping) else model, None) if model else None
     names = [found.thing.distribution] if found is not None and found.thing.distribution else []
     code = codes.loaded((config.get("code") or {}).get("hash"))
-    return sorted({*names, *([] if code is None else codes.imported_packages(code.path))} - set(DECIDING))
+    return sorted({*names, *(() if code is None else _imported(code))} - set(DECIDING))
+
+
+@cache
+def _imported(code: codes.Code) -> list[str]:
+    """The packages that somebody's code imports: looked up once, not for each trial, for that takes half a second."""
+    return codes.imported_packages(code.path)
