@@ -28,7 +28,7 @@ FILES = 500
 IGNORED = ("__pycache__",)
 FOLDER = "code"  # of a run folder
 VARIABLE = "AIQN_CODE"
-OURS = ("aiqn_core", "orchestrator", "reports")
+OURS = ("aiqn_core", "orchestrator", "reports")  # our packages: all that a sweep needs beside its own files
 RECORDED = ("aiqn_core", "torch", "numpy", "pydantic")  # modules whose packages every trial records anyway
 
 

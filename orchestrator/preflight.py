@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aiqn_core.code import code_digest, kept_path
+from aiqn_core.code import OURS, code_digest, kept_path
 from aiqn_core.settings import ConfigError
 from orchestrator.clocks import Awake
 from orchestrator.needs import lacks, needs
@@ -27,7 +27,6 @@ from orchestrator.runs import RunFolder, RunFolderError
 from orchestrator.sections import Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("aiqn_core", "orchestrator", "reports")
 DRIVER = "driver"  # in place of a node's id
 SHIP = "let `aiqn submit --to ray` send the code along"
 ANSWER_SECONDS = 120.0  # a node that is busy starting its first processes needs some tens
@@ -170,7 +169,7 @@ def _first_line(error: Exception) -> str:
 def code() -> str:
     """Twelve hexadecimal digits of the SHA-256 over our own sources."""
     digest = hashlib.sha256()
-    for path in sorted(path for name in ROOMS for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".j2")):
+    for path in sorted(path for name in OURS for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".j2")):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -15,6 +15,7 @@ import requests
 import yaml
 from sweep_files import SMALL
 
+from aiqn_core.code import OURS
 from orchestrator import preflight
 from orchestrator.runs import RunFolder, write_json
 from orchestrator.submit import kuberay, ray_jobs, slurm_script, targets
@@ -242,7 +243,7 @@ def test_the_request_to_ray(job, monkeypatch):
 
 def test_what_is_shipped_is_the_code_and_the_sweep_file_and_runs(job, monkeypatch):
     with ray_jobs.shipment(job) as folder:
-        assert sorted(path.name for path in folder.iterdir()) == sorted([*ray_jobs.SHIPPED, "sweep.yaml"])
+        assert sorted(path.name for path in folder.iterdir()) == sorted([*OURS, "sweep.yaml"])
         assert (folder / "sweep.yaml").read_text() == job.sweep.text
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         assert size < 4e6

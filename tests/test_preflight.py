@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sweep_files import SMALL
 
+from aiqn_core.code import OURS
 from aiqn_core.config import TrainConfig
 from aiqn_core.models import build_model
 from orchestrator import needs as needs_module
@@ -51,7 +52,7 @@ def test_other_versions_and_other_code_are_told_with_both_sides(asked):
 
 
 def test_the_code_is_told_apart_by_any_source(tmp_path, monkeypatch):
-    for room in preflight.ROOMS:
+    for room in OURS:
         shutil.copytree(preflight.ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     before = preflight.code()
     monkeypatch.setattr(preflight, "ROOT", tmp_path)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from aiqn_core import code as codes
 from aiqn_core import config as configs
-from aiqn_core.code import code_digest, imported_packages, keep, load_code, load_kept
+from aiqn_core.code import OURS, code_digest, imported_packages, keep, load_code, load_kept
 from aiqn_core.config import ConfigError, TrainConfig
 from orchestrator import packages, preflight
 from orchestrator.aside import start_anew
@@ -191,9 +191,9 @@ def test_submit_ships_the_code_beside_the_sweep_file(folder, tmp_path_factory, p
     job = Job(load_sweep(folder / "s.yaml"), Path("/shared/runs"))
     with ray_jobs.shipment(job) as shipped:
         files = {path.relative_to(shipped).as_posix() for path in shipped.rglob("*") if path.is_file()}
-        assert {name for name in files if name.split("/")[0] not in ray_jobs.SHIPPED} == {"sweep.yaml", *expected}
+        assert {name for name in files if name.split("/")[0] not in OURS} == {"sweep.yaml", *expected}
         assert load_sweep(shipped / "sweep.yaml").code.digest == job.sweep.code.digest
-    assert set(ray_jobs.request(job)["runtime_env"]["working_dir"]) == {*ray_jobs.SHIPPED, "sweep.yaml", *expected}
+    assert set(ray_jobs.request(job)["runtime_env"]["working_dir"]) == {*OURS, "sweep.yaml", *expected}
 
     data = kuberay.config_map(job)["data"]
     volume = kuberay.head(job)["spec"]["volumes"][1]["configMap"]

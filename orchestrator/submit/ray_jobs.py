@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from aiqn_core.code import OURS
 from orchestrator.submit.job import FILE, Job, JobError, remember
 from orchestrator.trial import git_state
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SHIPPED = ("aiqn_core", "orchestrator", "reports")  # all that a sweep needs: no data, no run folders, by construction
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED = 3  # the exit code of a sweep that was stopped
 STOP_SECONDS = 600  # that `ray job stop` leaves the evaluations in progress
@@ -38,7 +38,7 @@ def request(job: Job) -> dict[str, Any]:
         "address": job.sweep.cluster.ray.address,
         "submission_id": job.sweep.name,
         "entrypoint": job.command("python", FILE),
-        "runtime_env": {"working_dir": [*SHIPPED, *job.files], "env_vars": environment},
+        "runtime_env": {"working_dir": [*OURS, *job.files], "env_vars": environment},
     }
 
 
@@ -73,7 +73,7 @@ def submit(job: Job, say: Callable[[str], None]) -> int:
 def shipment(job: Job) -> Iterator[Path]:
     """A folder with our code, the sweep file and the code that it names, and nothing else."""
     with tempfile.TemporaryDirectory(prefix="aiqn-") as name:
-        for room in SHIPPED:
+        for room in OURS:
             shutil.copytree(ROOT / room, Path(name) / room, ignore=shutil.ignore_patterns("__pycache__"))
         for file, text in job.files.items():
             path = Path(name) / file
