@@ -27,11 +27,16 @@ def check_arms(sweep: Sweep) -> Iterator[Checked]:
     from aiqn_core.checking import command_problems  # torch takes seconds to import
 
     for arm in sweep.arms.values():
-        config = sweep.config(arm.name, next(variations(arm.space, Number.ends)), _seed(sweep, arm))
-        if config.command is None:
-            yield Checked(arm.name, list(_problems(sweep, arm)))
-        else:
+        if "command" in arm.base:
+            config = sweep.config(arm.name, _first(arm), _seed(sweep, arm))
             yield Checked(arm.name, command_problems(config, sweep.path.parent), COMMAND)
+        else:
+            yield Checked(arm.name, list(_problems(sweep, arm)))
+
+
+def _first(arm: Arm) -> dict[str, Any]:
+    """The first configuration of an arm, all numbers at their lowest."""
+    return next(variations(arm.space, Number.ends))
 
 
 def _seed(sweep: Sweep, arm: Arm) -> int:
@@ -55,7 +60,7 @@ def _problems(sweep: Sweep, arm: Arm) -> Iterator[str]:
 
 def configurations(sweep: Sweep, arm: Arm) -> list[dict[str, Any]]:
     """The first configuration of an arm with all numbers at their lowest, then others until each choice was made."""
-    first = next(variations(arm.space, Number.ends))
+    first = _first(arm)
     others = covering(arm.space, Random(_seed(sweep, arm)))  # noqa: S311 (no secret)
     seen = set(_made(arm.space, first))
     tried = [first]

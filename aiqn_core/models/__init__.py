@@ -4,7 +4,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aiqn_core.gated import GatedNetwork as GatedNetwork
     from aiqn_core.models.build import build_model as build_model
     from aiqn_core.models.pixels import PixelCNN as PixelCNN
     from aiqn_core.models.pixels import PixelIQN as PixelIQN
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 _FACE = {
     "build_model": "build",
-    **dict.fromkeys(("GatedNetwork", "PixelCNN", "PixelIQN"), "pixels"),
+    **dict.fromkeys(("PixelCNN", "PixelIQN"), "pixels"),
     **dict.fromkeys(("VAE", "AIQNVAE"), "vae"),
     **dict.fromkeys(("AIQN", "MADE"), "vectors"),
 }

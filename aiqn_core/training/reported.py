@@ -68,6 +68,7 @@ class Reported:
         metrics = history[-1].metrics if history else {}
         self.seconds, self.scoring = (metrics.get(key) or 0.0 for key in TIMES)
         self.since = time.perf_counter()
+        self.measured_here = {metric.name for metric in config.metrics} - {"loss"} | {"time", *TIMES}
         self.recorded = history[-1].step if history else -1  # the last step that is recorded
         self.said: int | None = None  # the last step that this start has reported
         self.files: dict[str, int] = {}  # of samples in this start, with their steps
@@ -144,7 +145,7 @@ class Reported:
     def _check_number(self, name: str, value: Any, step: int) -> None:
         if not NAME.fullmatch(name) or isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(f"{name!r}: {value!r}", "a number under a word of letters, digits and _")
-        if name in {metric.name for metric in self.config.metrics} - {"loss"} | {"time", *TIMES}:
+        if name in self.measured_here:
             raise self._wrong(f"{name!r}, which is measured here", "another name for a number of your own")
         if not math.isfinite(value):
             raise DivergedError(f"{name} is {value} at step {step}")
