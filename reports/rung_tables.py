@@ -5,7 +5,7 @@ whatever they scored; the promoted ones were chosen by the very scores that are 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +61,15 @@ def rung_settings(results: Results) -> Settings | None:
         return settings_of(pruner)
     except (TypeError, ValueError):
         return None
+
+
+def arms_with_rungs(results: Results) -> Iterator[tuple[str, ArmRungs]]:
+    """Each arm of a search whose rungs promote; none of any other search, nor arms that its sweep does not have."""
+    if (settings := rung_settings(results)) is None:
+        return
+    for arm in results.arms:
+        if arm in results.sweep["arms"]:
+            yield arm, rungs_of_arm(results, arm, settings)
 
 
 def rungs_of_arm(results: Results, arm: str, settings: Settings) -> ArmRungs:
@@ -131,15 +140,11 @@ def correlations(arm: ArmRungs) -> list[Correlation]:
 
 def rung_table(results: Results) -> Table:
     """Each rung of each arm: who came, who went on, and how well it ranks trials as their end does."""
-    settings = rung_settings(results)
     columns = ["arm", "step", "share", "trials", "promoted", "audited", "correlation", "low", "high"]
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = []
     known: dict[str, list[Correlation]] = {}
-    for arm in results.arms if settings is not None else ():
-        found = rungs_of_arm(results, arm, settings) if arm in results.sweep["arms"] and settings else None
-        if found is None:
-            continue
+    for arm, found in arms_with_rungs(results):
         steps, known[arm] = results.sweep["arms"][arm]["train"]["steps"], correlations(found)
         judged = found.contest.judged()
         for index, (rung, one) in enumerate(zip(found.contest.rungs, known[arm], strict=True)):
@@ -257,14 +262,11 @@ def _regrets(arm: ArmRungs) -> np.ndarray | None:
 
 def loss_table(results: Results) -> Table:
     """For each arm: steps, parked trials, and what they might have become."""
-    settings = rung_settings(results)
     columns = ["arm", "steps", "share", "parked", "audited", "better", "low", "high", "regret", "least", "most"]
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = []
-    for arm in results.arms if settings is not None else ():
-        if arm not in results.sweep["arms"] or settings is None:
-            continue
-        found, runs = rungs_of_arm(results, arm, settings), results.of(arm, "search")
+    for arm, found in arms_with_rungs(results):
+        runs = results.of(arm, "search")
         one, steps = loss(found), sum(map(last_step, runs))
         whole = results.sweep["arms"][arm]["train"]["steps"] * max(1, len(runs))
         row = {"arm": arm, "steps": steps, "share": steps / whole, "parked": len(found.parked)}
