@@ -11,16 +11,15 @@ import pytest
 import torch
 import yaml
 from chaos import Driver, ended
+from through import go_through
 
 from aiqn_core.code import load_code
 from aiqn_core.config import ModelConfig
 from aiqn_core.metric import metric_of
 from aiqn_core.models import build_model
 from orchestrator.check import check_arms
-from orchestrator.ledger import Ledger
 from orchestrator.runs import RunFolder, load_runs
 from orchestrator.sweep import load_sweep
-from orchestrator.trial import run_trial
 
 pytestmark = pytest.mark.slow
 
@@ -49,14 +48,7 @@ def test_every_arm_keeps_its_promises(path):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
 def test_a_shrunken_example_trains_from_search_to_finals(tmp_path, path):
     sweep, run = load_sweep(path, shrunken(path)), RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    ledger = Ledger(run, sweep)
-    while not ledger.complete:
-        assignment = ledger.next()
-        for record in run_trial(assignment, run, 1):
-            ledger.report(assignment.id, record)
-        ledger.close(assignment.id)
-    runs = load_runs(run.path)
+    runs = go_through(sweep, run)
     assert {run.state for run in runs} == {"completed"}
     assert {(run.arm, run.stage) for run in runs} == {(arm, s) for arm in sweep.arms for s in ("search", "final")}
     assert all(run.curve(sweep.search.objective.metric) for run in runs)

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from through import go_through
 
 from aiqn_core.config import ModelConfig
 from aiqn_core.prepared import writing
 from aiqn_core.steps import learning_rate
-from orchestrator.ledger import Ledger
-from orchestrator.runs import RunFolder, load_runs
+from orchestrator.runs import RunFolder
 from orchestrator.sweep import load_sweep
-from orchestrator.trial import run_trial
 
 pytestmark = pytest.mark.slow
 
@@ -53,14 +52,7 @@ def shrunken(path):
 def test_the_first_trial_of_each_arm_and_its_final(tmp_path, path):
     sweep = load_sweep(path, shrunken(path))
     run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    ledger = Ledger(run, sweep)
-    while not ledger.complete:
-        assignment = ledger.next()
-        for record in run_trial(assignment, run, 1):
-            ledger.report(assignment.id, record)
-        ledger.close(assignment.id)
-    runs = load_runs(run.path)
+    runs = go_through(sweep, run)
     stages = ("search", "final") if sweep.final else ("search",)
     assert {(run.arm, run.stage) for run in runs} == {(arm, stage) for arm in sweep.arms for stage in stages}
     assert {run.state for run in runs} == {"completed"}
